@@ -1,0 +1,32 @@
+"""byolsim: learning dynamics of linear non-contrastive self-supervised models, a grid of runs at a time.
+
+`RunConfig` and `SweepConfig` describe runs; `run` and `sweep` compute and store them; `simulate_runs` returns records
+without files; `load_runs` reads a folder back as one table. Names are imported on first use: `import byolsim` is light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from byolsim.analysis.frames import load_runs
+    from byolsim.config import RunConfig, SweepConfig
+    from byolsim.launch import run, sweep
+    from byolsim.simulate import simulate_runs
+
+__version__ = "0.1.0"
+__all__ = ["RunConfig", "SweepConfig", "__version__", "load_runs", "run", "simulate_runs", "sweep"]
+
+_HOMES = {
+    "RunConfig": "byolsim.config",
+    "SweepConfig": "byolsim.config",
+    "load_runs": "byolsim.analysis.frames",
+    "run": "byolsim.launch",
+    "simulate_runs": "byolsim.simulate",
+    "sweep": "byolsim.launch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'byolsim' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

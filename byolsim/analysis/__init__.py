@@ -1,0 +1,1 @@
+"""Reading result folders and drawing them; nothing here runs a simulation."""

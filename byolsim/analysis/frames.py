@@ -1,0 +1,92 @@
+"""Load and select: a folder of run files as one tidy table, or as one value a run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from byolsim.errors import UserError
+from byolsim.store import SUFFIX, RunInfo, read_columns, schema
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The readable runs of a folder, each id once, and one line for each file that was skipped."""
+
+    runs: list[tuple[RunInfo, pa.Table]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def read_folder(runs_dir: str | Path, columns: Sequence[str]) -> Folder:
+    """Read the named columns of every run file in a folder; damaged and foreign files are named and skipped.
+
+    Raises
+    ------
+    UserError
+        If the folder is not there or holds no Parquet file that can be used.
+    """
+    folder = Folder()
+    seen: dict[str, Path] = {}
+    for path in _files(runs_dir):
+        try:
+            info, table = read_columns(path, columns)
+        except UserError as error:
+            folder.skipped.append(str(error))
+            continue
+        if info.run_id not in seen:
+            seen[info.run_id] = path
+            folder.runs.append((info, table))
+    if not folder.runs:
+        bad = (
+            f" ({len(folder.skipped)} files could not be read, the first: {folder.skipped[0]})"
+            if folder.skipped
+            else ""
+        )
+        raise UserError(f"runs folder {str(runs_dir)!r} holds no run: must hold Parquet files of byolsim{bad}")
+    return folder
+
+
+def _files(runs_dir: str | Path) -> Iterator[Path]:
+    folder = Path(runs_dir)
+    if not folder.is_dir():
+        raise UserError(f"runs folder {str(runs_dir)!r} is not there: must be a folder of run files")
+    yield from sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+
+
+def load_runs(runs_dir: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of all runs in a folder as one Arrow table (`.to_pandas()`, Polars and DuckDB read it as it is).
+
+    Parameters
+    ----------
+    runs_dir : folder of run files.
+    columns : names to read, all of them by default.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no run. Files that cannot be read are skipped with a warning each.
+    """
+    known = schema().names
+    names = list(known if columns is None else columns)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"unknown column {unknown[0]!r}: must be one of {', '.join(known)}")
+    folder = read_folder(runs_dir, names)
+    for line in folder.skipped:
+        warnings.warn(f"skipped {line}", stacklevel=2)
+    return pa.concat_tables([table.replace_schema_metadata(None) for _, table in folder.runs])
+
+
+def value_at(epochs: np.ndarray, values: np.ndarray, epoch: int, use_last_valid: bool) -> float:
+    """The value of one run's metric at an epoch, NaN where there is none.
+
+    With `use_last_valid`, the last finite value at or before the epoch; without it, that row alone counts.
+    """
+    here = epochs <= epoch if use_last_valid else epochs == epoch
+    usable = np.flatnonzero(here & np.isfinite(values))
+    return float(values[usable[-1]]) if usable.size else float("nan")

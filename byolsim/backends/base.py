@@ -1,0 +1,92 @@
+"""The seam between backends: `simulate` on a group of runs that share a world and a data stream.
+
+A backend trains; it knows nothing of metric columns, files or commands.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byolsim.config import RunConfig
+from byolsim.order import OrderParameters
+from byolsim.world import World
+
+DIVERGENCE_BOUND = 1e8
+"""A run diverges when norm(P)_F or norm(B_o)_F exceeds this or is not a number; checked at every step."""
+
+ROWS_PER_BLOCK = 64
+"""Logged epochs that a backend hands over at once."""
+
+PER_RUN_FIELDS = frozenset(
+    {
+        "lr_pred",
+        "lr_enc",
+        "mom_pred",
+        "mom_enc",
+        "tau",
+        "weight_decay",
+        "pred_update_every",
+        "enc_update_every",
+        "auto_alpha_c",
+        "auto_beta_c",
+        "power_iters",
+        "auto_every",
+        "init",
+        "lr_enc_mode",
+    }
+)
+"""What may differ inside a group; all else (world, data key, logged epochs, dtype) is common."""
+
+
+@dataclass(frozen=True)
+class LogBlock:
+    """L consecutive logged epochs of the K runs of a group.
+
+    Attributes
+    ----------
+    epochs : (L,) the logged epochs.
+    order : the order parameters, stacked (K, L, r, r).
+    loss : (K, L) the minibatch loss that the step computed; NaN at epoch 0.
+    Hmax : (K, L) the curvature estimate H_t; NaN at epoch 0.
+    lr_pred_t, lr_enc_t : (K, L) the rates that the step used; at epoch 0 the fixed rate, NaN under the schedule.
+    valid : (K, L) False from the epoch on at which a run diverged.
+    diverged_epoch : (K,) the epoch at which a run diverged so far, or -1.
+    clips : (K, 3) steps so far at which the bound of alpha, the bound of beta and the floor of H_t were active.
+    """
+
+    epochs: NDArray[np.int64]
+    order: OrderParameters
+    loss: NDArray[np.float64]
+    Hmax: NDArray[np.float64]
+    lr_pred_t: NDArray[np.float64]
+    lr_enc_t: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+    diverged_epoch: NDArray[np.int64]
+    clips: NDArray[np.int64]
+
+
+class Backend(ABC):
+    """One way to train. Stateless: everything about a run is in its configuration."""
+
+    name: str
+
+    @abstractmethod
+    def check(self, config: RunConfig) -> None:
+        """Raise `UserError` where this backend cannot run the configuration."""
+
+    @abstractmethod
+    def warm(self, config: RunConfig) -> None:
+        """Compile what the configuration needs, so that processes started later find it in the cache."""
+
+    @abstractmethod
+    def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
+        """Train the runs of one group and yield their logged epochs, in order.
+
+        `group` holds configurations that differ in `PER_RUN_FIELDS` alone. `progress` is told, now and then, how many
+        more epochs the group has done. A run's numbers do not depend on the other members of its group.
+        """

@@ -1,0 +1,245 @@
+"""Checks and packs for the kernels: configurations in, blocks of logged order parameters out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from byolsim.backends.base import ROWS_PER_BLOCK, Backend, LogBlock
+from byolsim.backends.numba import kernels
+from byolsim.config import RunConfig
+from byolsim.errors import UserError
+from byolsim.order import OrderParameters
+from byolsim.streams import MinibatchKey, minibatch_blocks
+from byolsim.world import World, initial_weights
+
+STEPS_PER_CALL = 256
+"""A kernel returns to Python at every log point and after this many steps at the latest."""
+
+
+class NumbaBackend(Backend):
+    """Linear encoder and predictor on the CPU; samplers `minibatch` and `population`."""
+
+    name = "numba"
+
+    def check(self, config: RunConfig) -> None:
+        """Raise `UserError` where the configuration asks for what this backend does not have."""
+        for option, value, has in (
+            ("sampler", config.sampler, ("minibatch", "population")),
+            ("pred_rule", config.pred_rule, ("learned",)),
+            ("stop_grad", config.stop_grad, (True,)),
+        ):
+            if value not in has:
+                allowed = ", ".join(map(str, has))
+                raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
+        largest = max(config.d_obs * config.d_latent, _draws_per_step(config))
+        if largest > 2**33:
+            raise UserError(
+                f"batch_size = {config.batch_size} and d_obs = {config.d_obs} need {largest:.1e} numbers for one step: "
+                "must be at most 8.6e9"
+            )
+
+    def warm(self, config: RunConfig) -> None:
+        """Compile the kernels of this sampler, dtype and regime (n <= d or n > d) on a tiny run."""
+        small = {"d_latent": 1, "d_obs": 1, "epochs": 1, "latent_spectrum": "flat:1"}
+        small["batch_size"] = 1 if config.batch_size <= config.d_obs else 2
+        tiny = RunConfig(**(config.model_dump() | small))
+        for _ in self.simulate(World.from_config(tiny), [tiny], lambda epochs: None):
+            pass
+
+    def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
+        """Train a group; see `Backend.simulate`."""
+        config = group[0]
+        arrays, state = _world_arrays(config, world), _initial_state(group, world)
+        hyper, scratch = _hyper(group), _scratch(config)
+        log = _log(len(group), min(ROWS_PER_BLOCK, config.epochs // config.log_every + 2), world.r)
+        epochs: list[int] = []
+        kernels.snapshot(0, arrays, state, scratch, log)
+        epochs.append(0)
+        for steps, epoch in _segments(config, arrays, hyper, state, scratch):
+            progress(steps)
+            if epoch % config.log_every == 0 or epoch == config.epochs:
+                if len(epochs) == log.gap.shape[1]:
+                    yield _block(epochs, log, state)
+                    epochs.clear()
+                kernels.snapshot(len(epochs), arrays, state, scratch, log)
+                epochs.append(epoch)
+        yield _block(epochs, log, state)
+
+
+def _segments(
+    config: RunConfig, arrays: kernels.WorldArrays, hyper: kernels.Hyper, state: kernels.State, scratch: kernels.Scratch
+) -> Iterator[tuple[int, int]]:
+    """Run all steps; after each kernel call yield (steps of the call, epoch reached)."""
+
+    def ends(first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Cut the epochs first+1..last at log points and at `STEPS_PER_CALL`."""
+        while first < last:
+            log_point = (first // config.log_every + 1) * config.log_every
+            end = min(last, log_point, first + STEPS_PER_CALL)
+            yield first, end
+            first = end
+
+    def logged(epoch: int) -> bool:
+        return epoch % config.log_every == 0 or epoch == config.epochs
+
+    if config.sampler == "population":
+        for lo, hi in ends(0, config.epochs):
+            kernels.population_steps(lo + 1, hi + 1, logged(hi), arrays, hyper, state, scratch)
+            yield hi - lo, hi
+        return
+    steps = kernels.moment_steps if config.batch_size > config.d_obs else kernels.minibatch_steps
+    key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+    done = 0
+    for draws in minibatch_blocks(key, config.epochs):
+        for lo, hi in ends(done, done + len(draws)):
+            steps(draws, lo - done, hi - done, done + 1, logged(hi), arrays, hyper, state, scratch)
+            yield hi - lo, hi
+        done += len(draws)
+
+
+def _draws_per_step(config: RunConfig) -> int:
+    return 0 if config.sampler == "population" else config.batch_size * (config.d_latent + 2 * config.d_obs)
+
+
+def _world_arrays(config: RunConfig, world: World) -> kernels.WorldArrays:
+    dtype = np.dtype(config.dtype)
+    return kernels.WorldArrays(
+        A=world.A.astype(dtype),
+        Q_A=world.Q_A.astype(dtype),
+        lam=world.lam.astype(dtype),
+        root_lam=np.sqrt(world.lam).astype(dtype),
+        sigma=world.sigma,
+        lambda_max_x=world.lambda_max_x,
+    )
+
+
+def _hyper(group: Sequence[RunConfig]) -> kernels.Hyper:
+    def real(name: str) -> np.ndarray:
+        values = [getattr(config, name) for config in group]
+        return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+    def whole(name: str) -> np.ndarray:
+        # A period beyond the last step never comes; int64 must hold it.
+        return np.array([min(getattr(config, name), 2**62) for config in group], dtype=np.int64)
+
+    return kernels.Hyper(
+        alpha=real("lr_pred"),
+        beta=real("lr_enc"),
+        c_alpha=real("auto_alpha_c"),
+        c_beta=real("auto_beta_c"),
+        mu_P=real("mom_pred"),
+        mu_B=real("mom_enc"),
+        tau=real("tau"),
+        eta=real("weight_decay"),
+        pred_every=whole("pred_update_every"),
+        enc_every=whole("enc_update_every"),
+        power_iters=whole("power_iters"),
+        auto_every=whole("auto_every"),
+    )
+
+
+def _initial_state(group: Sequence[RunConfig], world: World) -> kernels.State:
+    dtype, K, r, d = np.dtype(group[0].dtype), len(group), world.r, world.d
+    weights = [initial_weights(config, world) for config in group]
+    B_o = np.stack([B for B, _ in weights]).astype(dtype)
+    P = np.stack([P for _, P in weights]).astype(dtype)
+    hyper = _hyper(group)
+    return kernels.State(
+        P=P,
+        V_P=np.zeros((K, r, r), dtype),
+        B_o=B_o,
+        V_B=np.zeros((K, r, d), dtype),
+        B_t=B_o.copy(),
+        average=np.zeros((K, r, r)),
+        vector=np.full((K, r), 1 / np.sqrt(r)),
+        H=np.full(K, np.nan),
+        H_floor=np.zeros(K),
+        ticks=np.zeros(K, np.int64),
+        alpha_t=hyper.alpha,
+        beta_t=hyper.beta,
+        loss=np.full(K, np.nan),
+        diverged=np.full(K, -1),
+        clips=np.zeros((K, 3), np.int64),
+    )
+
+
+def _scratch(config: RunConfig) -> kernels.Scratch:
+    """Work space; what a sampler or regime does not use has size 0."""
+    dtype, r, d = np.dtype(config.dtype), config.d_latent, config.d_obs
+    n = 0 if config.sampler == "population" else config.batch_size
+    by_sample = n if n <= d else 0
+    by_moment = d if n > d else 0
+
+    def real(*shape: int) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    return kernels.Scratch(
+        Z=real(r, n),
+        X=real(d, n),
+        X_plus=real(d, n),
+        S_xx=real(by_moment, by_moment),
+        S_px=real(by_moment, by_moment),
+        S_pp=real(by_moment, by_moment),
+        Z_o=real(r, by_sample),
+        Z_t=real(r, by_sample),
+        D=real(r, by_sample),
+        Y=real(r, d),
+        U=real(r, d),
+        W=real(r, d),
+        M_o=real(r, r),
+        M_t=real(r, r),
+        G=real(r, d),
+        grad_P=real(r, r),
+        grad_B=real(r, d),
+        C=real(r, r),
+        image=np.zeros(r),
+        square=np.zeros((r, r)),
+    )
+
+
+def _log(K: int, rows: int, r: int) -> kernels.Log:
+    def matrix() -> np.ndarray:
+        return np.zeros((K, rows, r, r))
+
+    def scalar() -> np.ndarray:
+        return np.zeros((K, rows))
+
+    return kernels.Log(
+        P=matrix(),
+        b_o=matrix(),
+        L_o=matrix(),
+        b_t=matrix(),
+        L_t=matrix(),
+        gap=scalar(),
+        loss=scalar(),
+        Hmax=scalar(),
+        lr_pred_t=scalar(),
+        lr_enc_t=scalar(),
+        valid=np.zeros((K, rows), np.bool_),
+    )
+
+
+def _block(epochs: Sequence[int], log: kernels.Log, state: kernels.State) -> LogBlock:
+    """A copy of the rows written so far; rows of diverged runs hold zeros."""
+    rows = len(epochs)
+    valid = log.valid[:, :rows].copy()
+
+    def copy(stack: np.ndarray) -> np.ndarray:
+        mask = valid.reshape(valid.shape + (1,) * (stack.ndim - 2))
+        return np.where(mask, stack[:, :rows], 0.0)
+
+    return LogBlock(
+        epochs=np.array(epochs, dtype=np.int64),
+        order=OrderParameters(
+            P=copy(log.P), b_o=copy(log.b_o), L_o=copy(log.L_o), b_t=copy(log.b_t), L_t=copy(log.L_t), gap=copy(log.gap)
+        ),
+        loss=copy(log.loss),
+        Hmax=copy(log.Hmax),
+        lr_pred_t=copy(log.lr_pred_t),
+        lr_enc_t=copy(log.lr_enc_t),
+        valid=valid,
+        diverged_epoch=state.diverged.copy(),
+        clips=state.clips.copy(),
+    )

@@ -1,0 +1,514 @@
+"""The numba kernels: whole steps of a group of runs, with nothing allocated in the step loop.
+
+Each kernel stands for a plain formula, named in its docstring, and the tests hold the two together. Kernels only
+compute; `backend.py` checks and packs. Arrays of state are stacked over the K runs of the group; the draws are shared.
+Samples are columns: X is (d, n).
+
+Every product has a shape that does not depend on the group, so a run has the same bits in any group. Of LLVM's
+fast-math flags only `reassoc` and `contract` are on: with `nnan` or `ninf` the divergence check would be folded away.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from byolsim.backends.base import DIVERGENCE_BOUND
+from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
+
+kernel = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+"""Compiled once and cached on disk; releases the GIL."""
+
+CLIP_PRED, CLIP_ENC, CLIP_FLOOR = 0, 1, 2
+
+# Arrays of the dtype that the run trains in, float64 or float32.
+Real = NDArray[np.floating]
+
+
+class WorldArrays(NamedTuple):
+    """The world in the dtype of training: A (d, r), its basis Q_A (d, r), lam and sqrt(lam) (r,), and scalars."""
+
+    A: Real
+    Q_A: Real
+    lam: Real
+    root_lam: Real
+    sigma: float
+    lambda_max_x: float
+
+
+class Hyper(NamedTuple):
+    """Hyperparameters of each run, (K,). A rate that follows the schedule is NaN; a constant that is 0 turns it off."""
+
+    alpha: NDArray[np.float64]
+    beta: NDArray[np.float64]
+    c_alpha: NDArray[np.float64]
+    c_beta: NDArray[np.float64]
+    mu_P: NDArray[np.float64]
+    mu_B: NDArray[np.float64]
+    tau: NDArray[np.float64]
+    eta: NDArray[np.float64]
+    pred_every: NDArray[np.int64]
+    enc_every: NDArray[np.int64]
+    power_iters: NDArray[np.int64]
+    auto_every: NDArray[np.int64]
+
+
+class State(NamedTuple):
+    """Parameters, momentum buffers, curvature estimate, rates and counters of each run."""
+
+    P: Real  # (K, r, r)
+    V_P: Real
+    B_o: Real  # (K, r, d)
+    V_B: Real
+    B_t: Real
+    average: NDArray[np.float64]  # (K, r, r) moving average of the feature covariance
+    vector: NDArray[np.float64]  # (K, r) of the power iteration
+    H: NDArray[np.float64]  # (K,)
+    H_floor: NDArray[np.float64]
+    ticks: NDArray[np.int64]
+    alpha_t: NDArray[np.float64]
+    beta_t: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    diverged: NDArray[np.int64]  # (K,) epoch of divergence, or -1
+    clips: NDArray[np.int64]  # (K, 3)
+
+
+class Scratch(NamedTuple):
+    """Work space of one run's step, and the draws that the group shares."""
+
+    Z: Real  # (r, n) latents of the shared minibatch
+    X: Real  # (d, n)
+    X_plus: Real  # (d, n)
+    S_xx: Real  # (d, d) sample second moments, where n > d
+    S_px: Real  # (d, d)
+    S_pp: Real  # (d, d)
+    Z_o: Real  # (r, n)
+    Z_t: Real  # (r, n)
+    D: Real  # (r, n)
+    Y: Real  # (r, d)
+    U: Real  # (r, d)
+    W: Real  # (r, d)
+    M_o: Real  # (r, r)
+    M_t: Real  # (r, r)
+    G: Real  # (r, d)
+    grad_P: Real  # (r, r)
+    grad_B: Real  # (r, d)
+    C: Real  # (r, r)
+    image: NDArray[np.float64]  # (r,)
+    square: NDArray[np.float64]  # (r, r)
+
+
+class Log(NamedTuple):
+    """One block of logged rows, stacked (K, rows, ...): `order.OrderParameters`, and the step's own values."""
+
+    P: NDArray[np.float64]
+    b_o: NDArray[np.float64]
+    L_o: NDArray[np.float64]
+    b_t: NDArray[np.float64]
+    L_t: NDArray[np.float64]
+    gap: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    Hmax: NDArray[np.float64]
+    lr_pred_t: NDArray[np.float64]
+    lr_enc_t: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+
+
+@kernel
+def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratch):
+    """Steps on the rows lo..hi-1 of a block of draws, n <= d; row s is step first + s.
+
+    `theory.sample_residual_gradient` and `theory.gradients`, then the updates of SPEC 3. The loss is that of the last
+    step, and computed only if wanted.
+    """
+    n = scratch.X.shape[1]
+    inverse_n = scratch.D.dtype.type(1.0 / n)
+    for s in range(lo, hi):
+        _form_views(draws[s], world, scratch)
+        t = first + s
+        for k in range(state.diverged.size):
+            if state.diverged[k] >= 0:
+                continue
+            np.dot(state.B_o[k], scratch.X, scratch.Z_o)
+            np.dot(state.B_t[k], scratch.X_plus, scratch.Z_t)
+            np.dot(state.P[k], scratch.Z_o, scratch.D)
+            _subtract(scratch.D, scratch.Z_t)
+            if want_loss and s == hi - 1:
+                state.loss[k] = 0.5 * _sum_squares(scratch.D) / n
+            _scale(scratch.D, inverse_n)
+            np.dot(scratch.D, scratch.X.T, scratch.G)
+            if (t - 1) % hyper.auto_every[k] == 0:
+                np.dot(scratch.Z_o, scratch.Z_o.T, scratch.C)
+                _scale(scratch.C, inverse_n)
+                _curvature_tick(k, hyper, state, scratch)
+            _update(k, t, world, hyper, state, scratch)
+
+
+@kernel
+def moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratch):
+    """The same steps where n > d, from the sample second moments, formed once for the group.
+
+    `theory.moment_residual_gradient`: the cost of a run does not depend on n.
+    """
+    n = scratch.X.shape[1]
+    inverse_n = scratch.S_xx.dtype.type(1.0 / n)
+    for s in range(lo, hi):
+        _form_views(draws[s], world, scratch)
+        np.dot(scratch.X, scratch.X.T, scratch.S_xx)
+        np.dot(scratch.X_plus, scratch.X.T, scratch.S_px)
+        _scale(scratch.S_xx, inverse_n)
+        _scale(scratch.S_px, inverse_n)
+        if want_loss and s == hi - 1:
+            np.dot(scratch.X_plus, scratch.X_plus.T, scratch.S_pp)
+            _scale(scratch.S_pp, inverse_n)
+        t = first + s
+        for k in range(state.diverged.size):
+            if state.diverged[k] >= 0:
+                continue
+            np.dot(state.B_o[k], scratch.S_xx, scratch.Y)
+            np.dot(state.B_t[k], scratch.S_px, scratch.U)
+            np.dot(state.P[k], scratch.Y, scratch.G)
+            if want_loss and s == hi - 1:
+                _moment_loss(k, state, scratch)
+            _subtract(scratch.G, scratch.U)
+            if (t - 1) % hyper.auto_every[k] == 0:
+                np.dot(scratch.Y, state.B_o[k].T, scratch.C)
+                _curvature_tick(k, hyper, state, scratch)
+            _update(k, t, world, hyper, state, scratch)
+
+
+@kernel
+def population_steps(lo, hi, want_loss, world, hyper, state, scratch):
+    """Steps lo..hi-1 of the population sampler: `theory.population_residual_gradient` and `theory.gradients`."""
+    variance = scratch.G.dtype.type(world.sigma**2)
+    for t in range(lo, hi):
+        for k in range(state.diverged.size):
+            if state.diverged[k] >= 0:
+                continue
+            P, M_o, M_t, C = state.P[k], scratch.M_o, scratch.M_t, scratch.C
+            np.dot(state.B_o[k], world.A, M_o)
+            np.dot(state.B_t[k], world.A, M_t)
+            if (t - 1) % hyper.auto_every[k] == 0:
+                _population_covariance(M_o, state.B_o[k], variance, world, scratch)
+                _curvature_tick(k, hyper, state, scratch)
+            np.dot(P, M_o, C)
+            _subtract(C, M_t)
+            np.dot(P, state.B_o[k], scratch.Y)
+            if want_loss and t == hi - 1:
+                noise = _sum_squares(scratch.Y) + _sum_squares(state.B_t[k])
+                state.loss[k] = 0.5 * (_weighted_sum_squares(C, world.lam) + world.sigma**2 * noise)
+            _scale_columns(C, world.lam)
+            np.dot(C, world.A.T, scratch.G)
+            for i in range(scratch.G.shape[0]):
+                for j in range(scratch.G.shape[1]):
+                    scratch.G[i, j] += variance * scratch.Y[i, j]
+            _update(k, t, world, hyper, state, scratch)
+
+
+@kernel
+def snapshot(row, world, state, scratch, log):
+    """Write every run's order parameters and step values into one row of the log (`order.inside_outside`)."""
+    for k in range(state.diverged.size):
+        log.valid[k, row] = state.diverged[k] < 0
+        if state.diverged[k] >= 0:
+            continue
+        log.P[k, row] = state.P[k]
+        _inside_outside(state.B_o[k], world, scratch, log.b_o[k, row], log.L_o[k, row])
+        _inside_outside(state.B_t[k], world, scratch, log.b_t[k, row], log.L_t[k, row])
+        square = 0.0
+        for i in range(state.B_o.shape[1]):
+            for j in range(state.B_o.shape[2]):
+                square += np.float64(state.B_o[k, i, j] - state.B_t[k, i, j]) ** 2
+        log.gap[k, row] = np.sqrt(square)
+        log.loss[k, row] = state.loss[k]
+        log.Hmax[k, row] = state.H[k]
+        log.lr_pred_t[k, row] = state.alpha_t[k]
+        log.lr_enc_t[k, row] = state.beta_t[k]
+
+
+@kernel
+def householder_lq(W, L):
+    """L of W = L O by Householder reflections on the rows of W (r, d), which is overwritten; `order.lq_factor`.
+
+    The rows are scaled by the largest entry first, so that squares do not vanish near collapse.
+    """
+    r, d = W.shape
+    largest = 0.0
+    for i in range(r):
+        for j in range(d):
+            largest = max(largest, abs(np.float64(W[i, j])))
+    L[:] = 0.0
+    if largest == 0.0:
+        return
+    inverse = W.dtype.type(1.0 / largest)
+    _scale(W, inverse)
+    for k in range(r):
+        square = 0.0
+        for j in range(k, d):
+            square += W[k, j] * W[k, j]
+        head = np.float64(W[k, k])
+        diagonal = -np.sqrt(square) if head > 0 else np.sqrt(square)
+        L[k, k] = diagonal
+        if square > 0.0:
+            # The reflector v = row - diagonal e_k, with ||v||^2 = 2 diagonal (diagonal - head).
+            W[k, k] = head - diagonal
+            factor = 1.0 / (diagonal * (diagonal - head))
+            for i in range(k + 1, r):
+                product = 0.0
+                for j in range(k, d):
+                    product += W[i, j] * W[k, j]
+                step = W.dtype.type(product * factor)
+                for j in range(k, d):
+                    W[i, j] -= step * W[k, j]
+        for i in range(k + 1, r):
+            L[i, k] = W[i, k]
+    for k in range(r):
+        sign = -largest if L[k, k] < 0 else largest
+        for i in range(k, r):
+            L[i, k] *= sign
+
+
+@kernel
+def spectral_norm_squared(P, square):
+    """||P||_2^2, the largest eigenvalue of P^T P by cyclic Jacobi rotations in the work space `square` (r, r)."""
+    r = P.shape[0]
+    for i in range(r):
+        for j in range(r):
+            total = 0.0
+            for m in range(r):
+                total += np.float64(P[m, i]) * np.float64(P[m, j])
+            square[i, j] = total
+    for _ in range(30):
+        off, diagonal = 0.0, 0.0
+        for i in range(r):
+            diagonal += square[i, i] ** 2
+            for j in range(i):
+                off += square[i, j] ** 2
+        if off <= 1e-32 * diagonal:
+            break
+        for p in range(r - 1):
+            for q in range(p + 1, r):
+                _jacobi_rotation(square, p, q)
+    largest = 0.0
+    for i in range(r):
+        largest = max(largest, square[i, i])
+    return largest
+
+
+@kernel
+def _jacobi_rotation(S, p, q):
+    if S[p, q] == 0.0:
+        return
+    ratio = (S[q, q] - S[p, p]) / (2.0 * S[p, q])
+    tangent = 1.0 / (abs(ratio) + np.sqrt(ratio * ratio + 1.0))
+    if ratio < 0:
+        tangent = -tangent
+    c = 1.0 / np.sqrt(tangent * tangent + 1.0)
+    s = tangent * c
+    for i in range(S.shape[0]):
+        a, b = S[i, p], S[i, q]
+        S[i, p], S[i, q] = c * a - s * b, s * a + c * b
+    for i in range(S.shape[0]):
+        a, b = S[p, i], S[q, i]
+        S[p, i], S[q, i] = c * a - s * b, s * a + c * b
+
+
+@kernel
+def _form_views(row, world, scratch):
+    """X = A Lambda^(1/2) z + sigma e and x+ likewise with e+, from one row of `streams.minibatch_blocks`."""
+    r, n = scratch.Z.shape
+    d = scratch.X.shape[0]
+    sigma = world.sigma
+    for i in range(r):
+        for j in range(n):
+            scratch.Z[i, j] = world.root_lam[i] * row[i * n + j]
+    np.dot(world.A, scratch.Z, scratch.X)
+    e, e_plus = r * n, (r + d) * n
+    for i in range(d):
+        for j in range(n):
+            signal = scratch.X[i, j]
+            scratch.X[i, j] = signal + sigma * row[e + i * n + j]
+            scratch.X_plus[i, j] = signal + sigma * row[e_plus + i * n + j]
+
+
+@kernel
+def _moment_loss(k, state, scratch):
+    """1/2 tr of the residual's second moment, expanded in S_xx, S_px and S_pp; G holds P B_o S_xx, U holds B_t S_px.
+
+    The expansion can cancel to a rounding error below zero where the loss vanishes: it is kept >= 0.
+    """
+    np.dot(state.P[k], state.B_o[k], scratch.W)
+    np.dot(state.B_t[k], scratch.S_pp, scratch.grad_B)
+    total = 0.0
+    for i in range(scratch.G.shape[0]):
+        for j in range(scratch.G.shape[1]):
+            total += (scratch.G[i, j] - 2.0 * scratch.U[i, j]) * scratch.W[i, j]
+            total += scratch.grad_B[i, j] * state.B_t[k, i, j]
+    state.loss[k] = max(0.5 * total, 0.0)
+
+
+@kernel
+def _population_covariance(M_o, B_o, variance, world, scratch):
+    """C_oo = M_o Lambda M_o^T + sigma^2 B_o B_o^T into C (`theory.feature_covariances`)."""
+    r = M_o.shape[0]
+    np.dot(B_o, B_o.T, scratch.C)
+    for i in range(r):
+        for j in range(r):
+            total = variance * scratch.C[i, j]
+            for m in range(r):
+                total += M_o[i, m] * world.lam[m] * M_o[j, m]
+            scratch.C[i, j] = total
+
+
+@kernel
+def _curvature_tick(k, hyper, state, scratch):
+    """`schedule.CurvatureEstimate.tick` with the feature covariance in C."""
+    C, S, v, image = scratch.C, state.average[k], state.vector[k], scratch.image
+    r = v.size
+    state.ticks[k] += 1
+    for i in range(r):
+        for j in range(r):
+            S[i, j] = (1.0 - AVERAGE_RATE) * S[i, j] + AVERAGE_RATE * C[i, j]
+    correction = 1.0 / (1.0 - (1.0 - AVERAGE_RATE) ** state.ticks[k])
+    iterations = FIRST_ITERATIONS if state.ticks[k] == 1 else hyper.power_iters[k]
+    for iteration in range(iterations + 1):
+        square, quotient = 0.0, 0.0
+        for i in range(r):
+            total = 0.0
+            for j in range(r):
+                total += S[i, j] * v[j]
+            image[i] = total * correction
+            square += image[i] * image[i]
+            quotient += image[i] * v[i]
+        if iteration == iterations:
+            state.H[k] = quotient
+        elif square > 0.0:
+            inverse = 1.0 / np.sqrt(square)
+            for i in range(r):
+                v[i] = image[i] * inverse
+    if state.ticks[k] == 1:
+        state.H_floor[k] = max(FLOOR_FRACTION * state.H[k], FLOOR_MINIMUM)
+
+
+@kernel
+def _set_rates(k, world, hyper, state, scratch):
+    """`schedule.AutoRates` at the parameters before the step; fixed rates stay as they are."""
+    scheduled_P, scheduled_B = hyper.c_alpha[k] > 0, hyper.c_beta[k] > 0
+    if not (scheduled_P or scheduled_B):
+        return
+    H = state.H[k]
+    if state.H_floor[k] > H:
+        H = state.H_floor[k]
+        state.clips[k, CLIP_FLOOR] += 1
+    if scheduled_P:
+        rate = hyper.c_alpha[k] * hyper.tau[k] / H
+        limit = LIMIT_FRACTION * 2.0 * (1.0 + hyper.mu_P[k]) / (H + hyper.eta[k])
+        if rate > limit:
+            rate = limit
+            state.clips[k, CLIP_PRED] += 1
+        state.alpha_t[k] = rate
+    if scheduled_B:
+        rate = hyper.c_beta[k] * hyper.tau[k] / H
+        top = LIMIT_FRACTION * 2.0 * (1.0 + hyper.mu_B[k])
+        # ||P||_F >= ||P||_2: below the limit of the cheap norm, the exact one need not be known.
+        if rate * (world.lambda_max_x * _sum_squares(state.P[k]) + hyper.eta[k]) > top:
+            curvature = world.lambda_max_x * spectral_norm_squared(state.P[k], scratch.square) + hyper.eta[k]
+            if rate * curvature > top:
+                rate = top / curvature
+                state.clips[k, CLIP_ENC] += 1
+        state.beta_t[k] = rate
+
+
+@kernel
+def _update(k, t, world, hyper, state, scratch):
+    """The heavy-ball steps, the EMA and the divergence check of SPEC 3, from the G of the step."""
+    P, B_o, B_t, G = state.P[k], state.B_o[k], state.B_t[k], scratch.G
+    real = P.dtype.type
+    _set_rates(k, world, hyper, state, scratch)
+    pred_steps, enc_steps = t % hyper.pred_every[k] == 0, t % hyper.enc_every[k] == 0
+    if pred_steps:
+        np.dot(G, B_o.T, scratch.grad_P)
+    if enc_steps:
+        np.dot(P.T, G, scratch.grad_B)
+    eta = real(hyper.eta[k])
+    square_P, square_B = 0.0, 0.0
+    if pred_steps:
+        square_P = _heavy_ball(P, state.V_P[k], scratch.grad_P, real(state.alpha_t[k]), real(hyper.mu_P[k]), eta)
+    if enc_steps:
+        square_B = _heavy_ball(B_o, state.V_B[k], scratch.grad_B, real(state.beta_t[k]), real(hyper.mu_B[k]), eta)
+    tau = real(hyper.tau[k])
+    keep = real(1.0 - hyper.tau[k])
+    for i in range(B_o.shape[0]):
+        for j in range(B_o.shape[1]):
+            B_t[i, j] = keep * B_t[i, j] + tau * B_o[i, j]
+    bound = DIVERGENCE_BOUND**2
+    if not (square_P <= bound and square_B <= bound):
+        state.diverged[k] = t
+
+
+@kernel
+def _heavy_ball(parameter, velocity, gradient, rate, mu, eta):
+    """V <- mu V + (gradient + eta parameter), parameter <- parameter - rate V; the new squared Frobenius norm."""
+    square = parameter.dtype.type(0.0)
+    for i in range(parameter.shape[0]):
+        for j in range(parameter.shape[1]):
+            v = mu * velocity[i, j] + (gradient[i, j] + eta * parameter[i, j])
+            velocity[i, j] = v
+            new = parameter[i, j] - rate * v
+            parameter[i, j] = new
+            square += new * new
+    return np.float64(square)
+
+
+@kernel
+def _inside_outside(B, world, scratch, b, L):
+    """B = B Q_A, and L of the rest by `householder_lq`."""
+    np.dot(B, world.Q_A, scratch.M_o)
+    np.dot(scratch.M_o, world.Q_A.T, scratch.W)
+    for i in range(B.shape[0]):
+        for j in range(B.shape[1]):
+            scratch.W[i, j] = B[i, j] - scratch.W[i, j]
+    b[:] = scratch.M_o
+    householder_lq(scratch.W, L)
+
+
+@kernel
+def _subtract(M, N):
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            M[i, j] -= N[i, j]
+
+
+@kernel
+def _scale(M, factor):
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            M[i, j] *= factor
+
+
+@kernel
+def _scale_columns(M, factors):
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            M[i, j] *= factors[j]
+
+
+@kernel
+def _sum_squares(M):
+    total = 0.0
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            total += M[i, j] * M[i, j]
+    return total
+
+
+@kernel
+def _weighted_sum_squares(M, weights):
+    total = 0.0
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            total += weights[j] * M[i, j] * M[i, j]
+    return total

@@ -1,0 +1,72 @@
+"""The command line: each command parses, makes one library call and shows what came back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from byolsim import __version__
+from byolsim.errors import UserError
+
+_COMMANDS = {
+    "run": "Train one model and store its trajectory.",
+    "sweep": "Train a grid of models and store each trajectory.",
+    "figs": "Draw heatmaps and slices of a sweep.",
+    "all": "Run, then sweep, then figs.",
+}
+
+
+class LazyGroup(click.Group):
+    """Commands are imported when they are called, so that `byolsim --help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order in which a user meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(f"byolsim.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.version_option(__version__, prog_name="byolsim")
+def cli() -> None:
+    """The laboratory for learning dynamics of non-contrastive self-supervised models.
+
+    On linear-Gaussian data an online encoder and a predictor learn by SGD to predict the features of a target encoder,
+    an exponential moving average of the online one. `byolsim COMMAND --help` lists a command's options.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line: exit code 0, 1 where a run failed, 2 and one line for a mistake, 130 after Ctrl-C."""
+    try:
+        code = cli.main(args=args, prog_name="byolsim", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        _stop(error.format_message(), 2)
+    except UserError as error:
+        _stop(str(error), 2)
+    except MemoryError:
+        _stop("not enough memory for these shapes: lower batch_size, d_obs or d_latent", 2)
+    except (KeyboardInterrupt, click.Abort):
+        _stop("interrupted; finished runs are kept, and the same command computes what is missing", 130)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    print(f"byolsim: {line}", file=sys.stderr)
+    sys.exit(code)

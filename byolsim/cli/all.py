@@ -1,0 +1,34 @@
+"""`byolsim all`: one run, the grid, the pictures."""
+
+from __future__ import annotations
+
+from byolsim.cli.figs import draw
+from byolsim.cli.options import Given, command_of
+from byolsim.cli.run import run_one
+from byolsim.cli.sweep import sweep_grid
+from byolsim.config import FigsConfig, RunConfig, RunOutput, SweepConfig, SweepOutput, sweep_notes
+
+_SET_BY_ALL = ("runs_dir", "epoch", "use_last_valid")
+
+
+@command_of(
+    SweepConfig,
+    SweepOutput,
+    FigsConfig,
+    without=_SET_BY_ALL,
+    help="Train one model, then a grid of models, then draw the grid's figures at its last epoch.",
+    epilog="The single run takes those of the options that `byolsim run` has, with the defaults of `byolsim run`.",
+)
+def command(given: Given) -> int:
+    """Parse, then the three commands in turn."""
+    run, grid = given.build(RunConfig), given.build(SweepConfig)
+    run_output, output = given.build(RunOutput), given.build(SweepOutput)
+    figures = given.build(
+        FigsConfig, runs_dir=output.out_dir, epoch=grid.epochs, lr_enc_mode=grid.lr_enc_mode, use_last_valid=False
+    )
+    run_one(run, run_output, [])
+    code = sweep_grid(grid, output, sweep_notes(given.values, grid))
+    if output.dry_run:
+        return 0
+    draw(figures)
+    return code

@@ -1,0 +1,62 @@
+"""`byolsim sweep`: a grid of runs."""
+
+from __future__ import annotations
+
+import click
+
+from byolsim.cli.options import Given, command_of
+from byolsim.cli.progress import progress_bar
+from byolsim.config import SweepConfig, SweepOutput, sweep_notes
+from byolsim.launch import SweepResult, describe_sweep, sweep
+
+FAILURES_SHOWN = 20
+
+
+@command_of(
+    SweepConfig,
+    SweepOutput,
+    help="Train a grid of models, in parallel, and store each as one Parquet file. What is there already is skipped.",
+    epilog="Exit code 0 also where runs diverged: that is a result. Exit code 1 where a run failed for another reason.",
+)
+def command(given: Given) -> int:
+    """Parse, sweep, show."""
+    config = given.build(SweepConfig)
+    return sweep_grid(config, given.build(SweepOutput), sweep_notes(given.values, config))
+
+
+def sweep_grid(config: SweepConfig, output: SweepOutput, notes: list[str]) -> int:
+    """Run a grid as the command does, and say what came of it; the exit code."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    plan = describe_sweep(config, output.out_dir, workers=output.workers, force=output.force)
+    if output.dry_run:
+        click.echo(plan.text)
+        return 0
+    with progress_bar("byolsim sweep", plan.run_steps) as advance:
+        result = sweep(
+            config,
+            output.out_dir,
+            workers=output.workers,
+            force=output.force,
+            log_wandb=output.log_wandb,
+            progress=advance,
+        )
+    click.echo(_summary(result, output.out_dir))
+    return 1 if result.count("failed") else 0
+
+
+def _summary(result: SweepResult, out_dir: str) -> str:
+    counts = {status: result.count(status) for status in ("completed", "diverged", "skipped", "failed")}
+    clipped = sum(o.clips is not None and (o.clips.lr_pred_limit + o.clips.lr_enc_limit > 0) for o in result.outcomes)
+    floored = sum(o.clips is not None and o.clips.H_floor > 0 for o in result.outcomes)
+    lines = [
+        f"{len(result.outcomes)} runs in {out_dir}: {counts['completed']} completed, {counts['diverged']} diverged, "
+        f"{counts['skipped']} already there, {counts['failed']} failed; {result.wall_s:.1f} s",
+    ]
+    if clipped or floored:
+        lines.append(f"auto schedule: a stability bound was active in {clipped} runs, the floor of H_t in {floored}")
+    failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
+    lines += [f"failed {outcome.run_id}: {outcome.reason}" for outcome in failed[:FAILURES_SHOWN]]
+    if len(failed) > FAILURES_SHOWN:
+        lines.append(f"and {len(failed) - FAILURES_SHOWN} more; each has its {out_dir}/<id>.failed.json")
+    return "\n".join(lines)

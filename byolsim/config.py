@@ -1,0 +1,383 @@
+"""Every hyperparameter, declared once: type, bounds, default and help.
+
+`RunConfig` is the configuration of one run and `SweepConfig` that of a grid. Both are immutable and strict: text is
+no number, `True` is no integer, an unknown key is an error, and nothing is infinite. Command-line options, TOML keys,
+Parquet columns and `docs/options.md` are derived from these fields.
+
+A configuration is resolved when it is built (SPEC 4 and 8): learning rates that the auto schedule sets are None,
+`backend` and `device` are concrete, and what has no meaning for the chosen model or sampler is None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+"""Version of the Parquet columns and metadata."""
+
+NUMERICS_VERSION = 1
+"""Raised whenever the same configuration would give other numbers than before."""
+
+MAX_RATE = 1e6
+
+
+def round12(x: float) -> float:
+    """Round to 12 significant digits, so that grid points are the decimals that a person would type."""
+    return float(f"{x:.12g}")
+
+
+def tau_from_ema_m(ema_m: Any) -> Any:
+    """EMA rate tau = 1 - m, subtracted as decimals: 0.9999 gives 1e-4, not 9.999999999998899e-05.
+
+    Anything that is no number is handed back unchanged, for the field's own check to refuse.
+    """
+    if isinstance(ema_m, bool) or not isinstance(ema_m, (int, float, Decimal)):
+        return ema_m
+    m = Decimal(repr(ema_m)) if isinstance(ema_m, float) else Decimal(ema_m)
+    return float(1 - m) if m.is_finite() else float(m)
+
+
+def _parse_spectrum(value: Any) -> Any:
+    """Canonical text of a spectrum, so that `geometric:0.10:10` and `geometric:0.1:10.0` are one configuration."""
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
+            raise ValueError("a list must hold numbers only")
+        value = ",".join(repr(v) for v in value)
+    if not isinstance(value, str):
+        return value
+    kind, colon, rest = value.strip().partition(":")
+    arity = {"geometric": 2, "linear": 2, "flat": 1}.get(kind.strip()) if colon else None
+    if colon and arity is None:
+        raise ValueError("unknown kind of spectrum")
+    try:
+        numbers = [float(part) for part in (rest.split(":") if colon else value.split(","))]
+    except ValueError:
+        raise ValueError("not a list of numbers") from None
+    if arity is not None and len(numbers) != arity:
+        raise ValueError(f"{kind} takes {arity} number{'s' * (arity > 1)}")
+    if not all(1e-12 <= v <= 1e12 for v in numbers):
+        raise ValueError("each number must lie between 1e-12 and 1e12")
+    text = [format(v, "g") if float(format(v, "g")) == v else repr(v) for v in numbers]
+    if arity is not None:
+        return ":".join([kind.strip(), *text])
+    return ",".join(t for _, t in sorted(zip(numbers, text, strict=True), reverse=True))
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Rate = Annotated[float, Field(ge=0, le=MAX_RATE)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Period = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+BatchSize = Annotated[int, Field(ge=1, le=10**9)]
+Logspace = Annotated[
+    tuple[
+        Annotated[float, Field(gt=0, le=MAX_RATE)],
+        Annotated[float, Field(gt=0, le=MAX_RATE)],
+        Annotated[int, Field(ge=1, le=10_000)],
+    ],
+    BeforeValidator(_as_tuple),
+]
+LrEncMode = Literal["same", "ratio", "logspace", "from_tau", "auto"]
+
+
+def _momentum(of: str, default: float) -> Any:
+    """The momentum fields differ between one run and a grid in their default alone."""
+    return Field(default=default, description=f"heavy-ball momentum of the {of}'s optimiser; not the EMA")
+
+
+class Frozen(BaseModel):
+    """Strict and immutable: a value is of its declared type or refused."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Shared(Frozen):
+    """The hyperparameters that one run and a whole grid have in common (SPEC 1 to 5)."""
+
+    d_latent: Annotated[int, Field(ge=1, le=10_000)] = Field(default=10, description="latent dimension r")
+    d_obs: Annotated[int, Field(ge=1, le=10**7)] = Field(default=100, description="observed dimension d >= r")
+    epochs: Annotated[int, Field(ge=1, le=10**12)] = Field(
+        default=2000, description="training steps T; each uses one fresh minibatch"
+    )
+    log_every: Period = Field(default=10, description="epochs between logged rows; never changes the trajectory")
+    mom_pred: Momentum = _momentum("predictor", 0.95)
+    mom_enc: Momentum = _momentum("encoder", 0.95)
+    pred_update_every: Period = Field(default=1, description="the predictor steps only at multiples of this")
+    enc_update_every: Period = Field(default=1, description="the encoder steps only at multiples of this")
+    sigma_n: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        default=0.5, description="standard deviation of the observation noise"
+    )
+    weight_decay: Rate = Field(default=0.0, description="L2 coefficient eta added to both gradients")
+    auto_alpha_c: Rate = Field(
+        default=0.4, description="constant c of alpha_t = c tau / H_t for the predictor; 0 turns the schedule off"
+    )
+    auto_beta_c: Rate = Field(
+        default=0.4, description="constant c of beta_t = c tau / H_t for the encoder; 0 turns the schedule off"
+    )
+    power_iters: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1, description="power iterations at each update of the curvature estimate H_t"
+    )
+    auto_every: Period = Field(default=10, description="steps between updates of H_t, a clock of its own")
+    latent_spectrum: Annotated[
+        str,
+        BeforeValidator(_parse_spectrum),
+        Field(json_schema_extra={"allowed": "geometric:LO:HI, linear:LO:HI, flat:V or d_latent numbers > 0"}),
+    ] = Field(
+        default="geometric:0.1:10", description="latent variances: geometric:LO:HI, linear:LO:HI, flat:V or a list"
+    )
+    mixing: Literal["orthonormal", "gaussian"] = Field(
+        default="orthonormal", description="mixing matrix A: orthonormal columns, or entries N(0, 1/d)"
+    )
+    init: Literal["zero_pred", "random", "pinv"] = Field(
+        default="zero_pred",
+        description="start: P = 0 and B_o Gaussian; P Gaussian too; or B_o = A^+ and P = I",
+    )
+    enc: Literal["linear", "mlp"] = Field(default="linear", description="encoder")
+    pred: Literal["linear", "mlp"] = Field(default="linear", description="predictor")
+    hidden: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
+        default=None, description="hidden units of an MLP (64); for mlp only"
+    )
+    activation: Literal["relu", "tanh", "gelu"] | None = Field(
+        default=None, description="activation of an MLP (relu); for mlp only"
+    )
+    pred_rule: Literal["learned", "optimal", "directpred", "identity"] = Field(
+        default="learned", description="how the predictor is set"
+    )
+    stop_grad: bool = Field(default=True, description="no gradient flows through the target branch")
+    sampler: Literal["minibatch", "moments", "population"] = Field(
+        default="minibatch",
+        description="what a step draws: every sample, second moments only, or nothing (n = infinity)",
+    )
+    moments_form: Literal["auto", "direct", "reduced"] | None = Field(
+        default=None, description="form of the moments sampler (auto); for sampler moments only"
+    )
+    backend: Literal["auto", "numba", "torch"] = Field(
+        default="auto", description="auto: numba for linear models, torch for an MLP or a CUDA device"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="cuda belongs to the torch backend")
+    dtype: Literal["float64", "float32"] = Field(default="float64", description="arithmetic of the training steps")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_shared(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        values = dict(given)
+        for name in ("hidden", "activation", "moments_form"):
+            if values.get(name) is None:
+                values.pop(name, None)
+        mlp = "mlp" in (values.get("enc"), values.get("pred"))
+        for name, default, applies, where in (
+            ("hidden", 64, mlp, "applies to enc or pred = mlp only"),
+            ("activation", "relu", mlp, "applies to enc or pred = mlp only"),
+            ("moments_form", "auto", values.get("sampler") == "moments", "applies to sampler = moments only"),
+        ):
+            if applies:
+                values.setdefault(name, default)
+            elif name in values:
+                raise ValueError(f"{name} = {values[name]!r} {where}")
+        if values.get("backend", "auto") == "auto":
+            values["backend"] = "torch" if mlp or values.get("device") == "cuda" else "numba"
+        if values["backend"] == "numba" and values.get("device", "auto") == "auto":
+            values["device"] = "cpu"
+        return values
+
+    @model_validator(mode="after")
+    def _check_shared(self) -> _Shared:
+        if self.d_obs < self.d_latent:
+            raise ValueError(f"d_obs = {self.d_obs} is less than d_latent = {self.d_latent}: must be d_obs >= d_latent")
+        listed = self.latent_spectrum.count(",") + 1
+        if ":" not in self.latent_spectrum and listed != self.d_latent:
+            raise ValueError(
+                f"latent_spectrum = {self.latent_spectrum!r} lists {listed} numbers: must be d_latent = {self.d_latent}"
+            )
+        mlp = "mlp" in (self.enc, self.pred)
+        if self.backend == "numba" and mlp:
+            raise ValueError("backend = 'numba' runs linear models only: an MLP needs backend = 'torch'")
+        if self.backend == "numba" and self.device == "cuda":
+            raise ValueError("device = 'cuda' belongs to backend = 'torch', not to 'numba'")
+        if self.sampler == "moments" and mlp:
+            raise ValueError("sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'")
+        if not self.stop_grad and self.sampler == "moments":
+            raise ValueError("stop_grad = False needs sampler = 'minibatch' or 'population', not 'moments'")
+        return self
+
+
+class RunConfig(_Shared):
+    """The configuration of one run: all that determines its numbers, and the sweep that it belongs to.
+
+    The EMA is one number, kept as its rate `tau` and given as `ema_m` = 1 - tau (or as `tau`, from Python).
+    `lr_pred` is None where alpha follows the auto schedule (`auto_alpha_c` > 0), and `lr_enc` likewise.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If a value has the wrong type or is out of range; `first_error` gives its one-line form.
+    """
+
+    seed: Seed = Field(default=42, description="fixes the world, the initial weights and the data stream")
+    batch_size: BatchSize = Field(default=64, description="minibatch size n")
+    lr_pred: Rate | None = Field(
+        default=1e-3, description="predictor learning rate alpha; unused while auto_alpha_c > 0"
+    )
+    lr_enc: Rate | None = Field(default=1e-3, description="encoder learning rate beta; unused while auto_beta_c > 0")
+    tau: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1e-3,
+        description="EMA momentum m of the target encoder, 0 <= m <= 1; tau = 1 - m",
+        json_schema_extra={"option": "ema_m"},
+    )
+    lr_enc_mode: LrEncMode | None = Field(
+        default=None, description="the kind of sweep that this run belongs to", json_schema_extra={"option": None}
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_run(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        optional = ("lr_pred", "lr_enc", "auto_alpha_c", "auto_beta_c", "ema_m")
+        values = {key: value for key, value in given.items() if not (key in optional and value is None)}
+        if "ema_m" in values:
+            if "tau" in values:
+                raise ValueError("ema_m and tau are one number: give one of them")
+            values["tau"] = tau_from_ema_m(values.pop("ema_m"))
+        for rate, constant in (("lr_pred", "auto_alpha_c"), ("lr_enc", "auto_beta_c")):
+            default = 0.0 if rate in values else cls.model_fields[constant].default
+            c = values.setdefault(constant, default)
+            if isinstance(c, (int, float)) and not isinstance(c, bool) and c > 0:
+                values[rate] = None
+        return values
+
+    @property
+    def ema_m(self) -> float:
+        """EMA momentum m = 1 - tau, subtracted as decimals."""
+        return float(1 - Decimal(repr(self.tau)))
+
+    @property
+    def run_id(self) -> str:
+        """Twelve hexadecimal digits of a hash of all that determines the numbers or where they belong.
+
+        Fields that are None are left out, so that a hyperparameter added later does not change the ids of runs that
+        do not use it.
+        """
+        content = {key: value for key, value in self.model_dump().items() if value is not None}
+        content |= {"schema_version": SCHEMA_VERSION, "numerics_version": NUMERICS_VERSION}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> str:
+        """The resolved configuration as JSON text; `RunConfig(**json.loads(text))` gives it back."""
+        return json.dumps(self.model_dump(), sort_keys=True)
+
+
+class SweepConfig(_Shared):
+    """A grid of runs: seeds x batch sizes x taus x predictor rates (x encoder rates), SPEC 8."""
+
+    mom_pred: Momentum = _momentum("predictor", 0.9)
+    mom_enc: Momentum = _momentum("encoder", 0.9)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
+        default=(42, 43), description="seeds of the grid"
+    )
+    batch_sizes: Annotated[tuple[BatchSize, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
+        default=(32, 64), description="minibatch sizes of the grid"
+    )
+    lr_pred_logspace: Logspace = Field(
+        default=(1e-5, 1e-2, 4), description="START STOP STEPS: predictor rates alpha, evenly spaced in log"
+    )
+    tau_logspace: Logspace = Field(default=(1e-4, 1e-1, 4), description="START STOP STEPS: EMA rates tau = 1 - m")
+    lr_enc_mode: LrEncMode = Field(
+        default="auto",
+        description="encoder rate beta: alpha itself, enc_over_pred alpha, a grid of its own, beta_from_tau_c tau, or "
+        "the auto schedule (with one more column where alpha follows it too)",
+    )
+    enc_over_pred: Rate = Field(default=0.4, description="beta / alpha; for lr_enc_mode ratio")
+    lr_enc_logspace: Logspace = Field(
+        default=(1e-5, 1e-2, 6), description="START STOP STEPS: encoder rates beta; for lr_enc_mode logspace"
+    )
+    beta_from_tau_c: Rate = Field(default=0.4, description="beta / tau; for lr_enc_mode from_tau")
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> SweepConfig:
+        for name in ("seeds", "batch_sizes"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} = {' '.join(map(str, values))} names a value twice")
+        if max(self.tau_logspace[:2]) > 1:
+            raise ValueError(f"tau_logspace = {' '.join(map(str, self.tau_logspace))} leaves 0 < tau <= 1")
+        if self.lr_enc_mode == "auto" and self.auto_beta_c == 0:
+            raise ValueError("auto_beta_c = 0 with lr_enc_mode = 'auto': must be > 0, the encoder follows the schedule")
+        return self
+
+
+def schedule_notes(given: Mapping[str, Any]) -> list[str]:
+    """One line for each learning rate that was given but that the auto schedule, given too, replaces (SPEC 4)."""
+    notes = []
+    for rate, constant in (("lr_pred", "auto_alpha_c"), ("lr_enc", "auto_beta_c")):
+        if given.get(rate) is not None and given.get(constant):
+            notes.append(
+                f"{rate} = {given[rate]:g} is not used: {constant} = {given[constant]:g} makes the rate follow the "
+                f"auto schedule ({constant} = 0 turns it off)"
+            )
+    return notes
+
+
+def sweep_notes(given: Mapping[str, Any], config: SweepConfig) -> list[str]:
+    """One line for each option that was given but that the chosen `lr_enc_mode` does not use."""
+    used_by = {
+        "enc_over_pred": "ratio",
+        "lr_enc_logspace": "logspace",
+        "beta_from_tau_c": "from_tau",
+        "auto_alpha_c": "auto",
+        "auto_beta_c": "auto",
+    }
+    return [
+        f"{name} is not used: it belongs to lr_enc_mode = {mode!r}, not {config.lr_enc_mode!r}"
+        for name, mode in used_by.items()
+        if given.get(name) is not None and config.lr_enc_mode != mode
+    ]
+
+
+class RunOutput(Frozen):
+    """Where one run is written; never part of its identity."""
+
+    out_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
+    run_name: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="name of the file, in place of the automatic one"
+    )
+    log_wandb: bool = Field(default=False, description="log to Weights & Biases once the file is safe (extra wandb)")
+    force: bool = Field(default=False, description="compute again, and replace, what is already there")
+    dry_run: bool = Field(default=False, description="say what would be done, and do nothing")
+
+
+class SweepOutput(Frozen):
+    """Where and how a grid is computed; never part of a run's identity."""
+
+    out_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
+    workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, description="processes (all cores)")
+    log_wandb: bool = Field(default=False, description="log to Weights & Biases once a file is safe (extra wandb)")
+    force: bool = Field(default=False, description="compute again, and replace, what is already there")
+    dry_run: bool = Field(default=False, description="say what would be done, and do nothing")
+
+
+class FigsConfig(Frozen):
+    """Which runs are drawn, at which epoch, and where the pictures go."""
+
+    runs_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
+    lr_enc_mode: LrEncMode | None = Field(
+        default=None, description="which sweep to draw; needed where the folder holds several modes"
+    )
+    metric: str = Field(default="W_Fro_aligned", description="metric of the main heatmap")
+    enc_metric: str = Field(default="BA_err_aligned", description="metric of the encoder heatmap")
+    epoch: Annotated[int, Field(ge=0)] = Field(default=2000, description="the epoch that is drawn")
+    use_last_valid: bool = Field(
+        default=False, description="take each run's last finite value at or before the epoch, not that row alone"
+    )
+    out: str = Field(default="figs", min_length=1, description="folder of the pictures")

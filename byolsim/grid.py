@@ -1,0 +1,76 @@
+"""A sweep's configuration -> the configurations of its runs, and the groups that are trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import numpy as np
+
+from byolsim.config import RunConfig, SweepConfig, round12
+from byolsim.simulate import group_key
+
+RUNS_PER_TASK = 64
+"""A larger group gains nothing more from shared draws, and loses more if its process dies."""
+
+
+def logspace(start: float, stop: float, steps: int) -> list[float]:
+    """`steps` values from start to stop, evenly spaced in log, rounded to 12 significant digits (1e-05 is 1e-05)."""
+    return [round12(float(value)) for value in np.geomspace(start, stop, steps)]
+
+
+def expand(sweep: SweepConfig) -> list[RunConfig]:
+    """The runs of a grid: seeds x batch sizes x taus x rates, in that order (SPEC 8).
+
+    Mode `auto` has beta from the schedule, and per tau one more run whose alpha follows it too where
+    `auto_alpha_c` > 0. The other modes use no schedule.
+    """
+    shared = {name: value for name, value in sweep.model_dump().items() if name in RunConfig.model_fields}
+    runs = []
+    for seed, n, tau in product(sweep.seeds, sweep.batch_sizes, logspace(*sweep.tau_logspace)):
+        point = shared | {"seed": seed, "batch_size": n, "tau": tau}
+        runs += [RunConfig(**(point | rates)) for rates in _rates(sweep, tau)]
+    return list(dict.fromkeys(runs))
+
+
+def _rates(sweep: SweepConfig, tau: float) -> Iterator[dict[str, float]]:
+    alphas = logspace(*sweep.lr_pred_logspace)
+    if sweep.lr_enc_mode == "auto":
+        for alpha in alphas:
+            yield {"lr_pred": alpha, "auto_alpha_c": 0.0}
+        if sweep.auto_alpha_c > 0:
+            yield {}
+        return
+    for alpha in alphas:
+        betas = {
+            "same": [alpha],
+            "ratio": [round12(sweep.enc_over_pred * alpha)],
+            "from_tau": [round12(sweep.beta_from_tau_c * tau)],
+            "logspace": logspace(*sweep.lr_enc_logspace),
+        }[sweep.lr_enc_mode]
+        for beta in betas:
+            yield {"lr_pred": alpha, "auto_alpha_c": 0.0, "lr_enc": beta, "auto_beta_c": 0.0}
+
+
+def tasks(runs: Sequence[RunConfig], workers: int) -> list[list[RunConfig]]:
+    """Cut runs into groups that share a stream, the costly ones first, with at least one for every worker if possible.
+
+    A group is split only where there are fewer groups than workers: its draws are then made once in each part.
+    """
+    groups: dict[object, list[RunConfig]] = {}
+    for run in runs:
+        groups.setdefault(group_key(run), []).append(run)
+    parts = -(-workers // len(groups)) if groups else 1
+    pieces = []
+    for group in groups.values():
+        size = min(RUNS_PER_TASK, -(-len(group) // parts))
+        pieces += [group[i : i + size] for i in range(0, len(group), size)]
+    return sorted(pieces, key=_cost, reverse=True)
+
+
+def _cost(group: Sequence[RunConfig]) -> float:
+    """Relative cost of a task in products of the shape (r x d x n), and the draws of one minibatch."""
+    config = group[0]
+    n = 0 if config.sampler == "population" else config.batch_size
+    per_run = config.d_latent * config.d_obs * min(n, config.d_obs)
+    return float(config.epochs) * (len(group) * per_run + 10 * n * config.d_obs)

@@ -1,0 +1,54 @@
+"""Order parameters: the few small matrices that every metric is a function of (SPEC 6).
+
+With A = Q_A R_A, an encoder B (r x d) splits into its part inside the column space of A, b = B Q_A (r x r), and the
+part outside it, B (I - Q_A Q_A^T), of which only the r x r lower triangular LQ factor L matters. Then
+
+    M = B A = b R_A,    B B^T = b b^T + L L^T = [b, L] [b, L]^T.
+
+Factors are kept instead of Gram matrices, which lose half the digits near collapse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OrderParameters:
+    """The state of K runs at L logged epochs; each matrix is stacked as (K, L, r, r).
+
+    Attributes
+    ----------
+    P : the predictor.
+    b_o, b_t : the parts of B_o and B_t inside the column space of A, B Q_A.
+    L_o, L_t : lower triangular LQ factors, with non-negative diagonal, of the parts outside it.
+    gap : (K, L) norm(B_o - B_t)_F.
+    """
+
+    P: Array
+    b_o: Array
+    L_o: Array
+    b_t: Array
+    L_t: Array
+    gap: Array
+
+
+def lq_factor(B: Array) -> Array:
+    """Lower triangular L (r x r, non-negative diagonal) with B = L O, O O^T = I, for a B of shape (r, d), d >= r.
+
+    Of the unsquared matrix by Householder reflections: a Cholesky factor of B B^T would lose half the digits.
+    """
+    _, R = np.linalg.qr(B.T)
+    L = R.T
+    return np.asarray(L * np.where(np.diag(L) < 0, -1.0, 1.0))
+
+
+def inside_outside(B: Array, Q_A: Array) -> tuple[Array, Array]:
+    """The pair (b, L) of one encoder B (r, d): b = B Q_A and the LQ factor of B - b Q_A^T."""
+    b = B @ Q_A
+    return b, lq_factor(B - b @ Q_A.T)

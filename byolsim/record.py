@@ -1,0 +1,44 @@
+"""RunRecord: one finished run, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byolsim.config import RunConfig
+
+
+@dataclass(frozen=True)
+class ClipCounts:
+    """How many steps the auto schedule's bounds were active in."""
+
+    lr_pred_limit: int
+    lr_enc_limit: int
+    H_floor: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The configuration, the logged columns and how the run ended.
+
+    Attributes
+    ----------
+    epochs : (L,) the logged epochs.
+    columns : metric name -> (L,) values, NaN where a metric has no value.
+    status : `diverged` where the parameters stopped being finite or exceeded the bound; the rows before are kept.
+    diverged_epoch : that epoch, else None.
+    clips : steps at which a bound of the auto schedule was active.
+    wall_s : this run's share of its group's wall time, in seconds.
+    """
+
+    config: RunConfig
+    epochs: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.float64]]
+    status: Literal["completed", "diverged"]
+    diverged_epoch: int | None
+    clips: ClipCounts
+    wall_s: float

@@ -1,0 +1,87 @@
+"""Configurations that share a stream -> backend -> records. One run is a group of one; there is no second path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from byolsim.backends import get_backend
+from byolsim.backends.base import PER_RUN_FIELDS, LogBlock
+from byolsim.config import RunConfig
+from byolsim.metrics import METRICS, order_metrics
+from byolsim.record import ClipCounts, RunRecord
+from byolsim.world import World
+
+
+def group_key(config: RunConfig) -> tuple[tuple[str, object], ...]:
+    """What the runs of one group have in common: equal keys may be trained together, on the same draws."""
+    return tuple((name, value) for name, value in config.model_dump().items() if name not in PER_RUN_FIELDS)
+
+
+def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = lambda epochs: None) -> list[RunRecord]:
+    """Train runs that share a world and a data stream, and return their records in the same order.
+
+    A run's columns are the same bits in any group. BLAS runs on one thread meanwhile: with more, the last bits depend
+    on their number.
+
+    Parameters
+    ----------
+    group : configurations with one `group_key`.
+    progress : called now and then with the number of epochs done since the last call.
+
+    Raises
+    ------
+    ValueError
+        If the configurations do not share a stream.
+    byolsim.errors.UserError
+        If the backend cannot run them.
+    """
+    if len({group_key(config) for config in group}) != 1:
+        raise ValueError("the runs of a group must share their world, data key, logged epochs and dtype")
+    backend = get_backend(group[0].backend)
+    for config in group:
+        backend.check(config)
+    start = time.perf_counter()
+    with threadpool_limits(1):
+        world = World.from_config(group[0])
+        epochs, parts = [], []
+        for block in backend.simulate(world, group, progress):
+            epochs.append(block.epochs)
+            parts.append(_columns(block, world))
+    wall_s = (time.perf_counter() - start) / len(group)
+    logged = np.concatenate(epochs)
+    columns = {name: np.concatenate([part[name] for part in parts], axis=1) for name in METRICS}
+    return [_record(k, config, logged, columns, block, wall_s) for k, config in enumerate(group)]
+
+
+def _columns(block: LogBlock, world: World) -> dict[str, NDArray[np.float64]]:
+    """All metric columns of one block, (K, L); the loss of epoch 0 is the population loss."""
+    columns = order_metrics(block.order, world)
+    columns["loss"] = np.where(block.epochs == 0, columns["loss_pop"], block.loss)
+    columns |= {name: getattr(block, name) for name in ("Hmax", "lr_pred_t", "lr_enc_t")}
+    return columns
+
+
+def _record(
+    k: int,
+    config: RunConfig,
+    epochs: NDArray[np.int64],
+    columns: dict[str, NDArray[np.float64]],
+    last: LogBlock,
+    wall_s: float,
+) -> RunRecord:
+    ended = int(last.diverged_epoch[k])
+    rows = len(epochs) if ended < 0 else int(np.searchsorted(epochs, ended))
+    return RunRecord(
+        config=config,
+        epochs=epochs[:rows],
+        columns={name: values[k, :rows] for name, values in columns.items()},
+        status="completed" if ended < 0 else "diverged",
+        diverged_epoch=None if ended < 0 else ended,
+        clips=ClipCounts(*(int(count) for count in last.clips[k])),
+        wall_s=wall_s,
+    )

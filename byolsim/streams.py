@@ -1,0 +1,70 @@
+"""The draws: each stream belongs to a key, not to an order of execution (SPEC 5).
+
+A data stream belongs to (seed, sampler, form, n, d, r, step). It is cut into blocks of a fixed number of steps, each
+block with a generator of its own: any backend, grouping, worker or number of epochs sees the same numbers, and a longer
+run continues a shorter one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_NORMALS = 2**18
+"""Normals in one block of steps, at most (2 MiB, so that a block stays in cache); a block has one step at least."""
+
+
+def keyed_generator(purpose: str, seed: int, *key: int | str, block: int = 0) -> np.random.Generator:
+    """Generator of the stream (purpose, seed, key), from its block `block` on.
+
+    The key is hashed, so that streams of different purposes, shapes or seeds are independent of one another, and none
+    depends on which were made before it (`SeedSequence.spawn` has state; this has none).
+    """
+    text = "|".join(map(str, (purpose, seed, *key)))
+    entropy = int.from_bytes(hashlib.sha256(text.encode()).digest(), "little")
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy, spawn_key=(block,))))
+
+
+@dataclass(frozen=True)
+class MinibatchKey:
+    """What the minibatches of a run depend on."""
+
+    seed: int
+    n: int
+    d: int
+    r: int
+
+    @property
+    def normals_per_step(self) -> int:
+        """Z (n r), e (n d) and e+ (n d) of one minibatch."""
+        return self.n * (self.r + 2 * self.d)
+
+    @property
+    def steps_per_block(self) -> int:
+        """A function of the key alone, so that step t is always the same draw."""
+        return max(1, BLOCK_NORMALS // self.normals_per_step)
+
+
+def minibatch_blocks(key: MinibatchKey, epochs: int) -> Iterator[NDArray[np.float64]]:
+    """Standard normals of the steps 1..epochs, in blocks of shape (steps, n (r + 2 d)).
+
+    A row holds z / sqrt(lam) (r x n), then e / sigma (d x n), then e+ / sigma (d x n), each in C order, a sample a
+    column. The yielded array is overwritten by the next block.
+    """
+    size = key.steps_per_block
+    buffer = np.empty((min(size, epochs), key.normals_per_step))
+    for block, first in enumerate(range(0, epochs, size)):
+        steps = min(size, epochs - first)
+        generator = keyed_generator("minibatch", key.seed, key.n, key.d, key.r, block=block)
+        generator.standard_normal(out=buffer[:steps])
+        yield buffer[:steps]
+
+
+def split_draws(row: NDArray[np.float64], key: MinibatchKey) -> tuple[NDArray[np.float64], ...]:
+    """The views (z / sqrt(lam), e / sigma, e+ / sigma), shaped (r, n), (d, n), (d, n), of one step's row of draws."""
+    n, d, r = key.n, key.d, key.r
+    return row[: r * n].reshape(r, n), row[r * n : (r + d) * n].reshape(d, n), row[(r + d) * n :].reshape(d, n)

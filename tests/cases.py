@@ -1,0 +1,73 @@
+"""Small configurations and states that several tests share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from byolsim.config import RunConfig
+from byolsim.record import RunRecord
+from byolsim.simulate import simulate_runs
+from byolsim.world import World
+
+Array = np.ndarray
+BACKENDS = ("numba",)
+"""The catalogue that parametrises every contract test."""
+
+SMALL: dict[str, Any] = {
+    "d_latent": 3,
+    "d_obs": 8,
+    "batch_size": 5,
+    "epochs": 40,
+    "log_every": 7,
+    "latent_spectrum": "geometric:0.5:4",
+    "mixing": "gaussian",
+    "init": "random",
+}
+
+
+def small(**options: Any) -> RunConfig:
+    """A run of a few milliseconds with nothing at its default where the default would hide a mistake."""
+    return RunConfig(**(SMALL | options))
+
+
+def one_run(config: RunConfig) -> RunRecord:
+    """Run a single configuration, a group of one."""
+    (record,) = simulate_runs([config])
+    return record
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A generic world and state with one minibatch, samples as columns."""
+
+    world: World
+    P: Array
+    B_o: Array
+    B_t: Array
+    X: Array
+    X_plus: Array
+
+    @property
+    def moments(self) -> tuple[Array, Array]:
+        """Sample second moments S_xx and S_px."""
+        n = self.X.shape[1]
+        return self.X @ self.X.T / n, self.X_plus @ self.X.T / n
+
+
+def problem(r: int = 3, d: int = 7, n: int = 5, seed: int = 0, sigma: float = 0.7) -> Problem:
+    """A state in general position."""
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(d, r)) / np.sqrt(d)
+    lam = np.sort(rng.uniform(0.5, 3.0, r))[::-1]
+    signal = A @ (np.sqrt(lam)[:, None] * rng.normal(size=(r, n)))
+    return Problem(
+        world=World(A, lam, sigma),
+        P=rng.normal(size=(r, r)) / np.sqrt(r),
+        B_o=rng.normal(size=(r, d)) / np.sqrt(d),
+        B_t=rng.normal(size=(r, d)) / np.sqrt(d),
+        X=signal + sigma * rng.normal(size=(d, n)),
+        X_plus=signal + sigma * rng.normal(size=(d, n)),
+    )
