@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from byolsim.backends import get_backend
+from byolsim.backends.base import LogBlock
 from byolsim.config import RunConfig
 from byolsim.record import RunRecord
 from byolsim.simulate import simulate_runs
@@ -25,6 +27,8 @@ SMALL: dict[str, Any] = {
     "latent_spectrum": "geometric:0.5:4",
     "mixing": "gaussian",
     "init": "random",
+    "mom_pred": 0.5,
+    "mom_enc": 0.4,
 }
 
 
@@ -71,3 +75,15 @@ def problem(r: int = 3, d: int = 7, n: int = 5, seed: int = 0, sigma: float = 0.
         X=signal + sigma * rng.normal(size=(d, n)),
         X_plus=signal + sigma * rng.normal(size=(d, n)),
     )
+
+
+def trajectory(config: RunConfig) -> LogBlock:
+    """The logged order parameters of one run, as one block (the run must have at most 64 rows)."""
+    world = World.from_config(config)
+    (block,) = get_backend(config.backend).simulate(world, [config], lambda epochs: None)
+    return block
+
+
+def gram(b: Array, L: Array) -> Array:
+    """B B^T of an encoder from its order parameters."""
+    return b @ np.swapaxes(b, -1, -2) + L @ np.swapaxes(L, -1, -2)

@@ -243,8 +243,9 @@ def householder_lq(W, L):
     L[:] = 0.0
     if largest == 0.0:
         return
-    inverse = W.dtype.type(1.0 / largest)
-    _scale(W, inverse)
+    for i in range(r):
+        for j in range(d):
+            W[i, j] /= largest  # not times 1 / largest, which overflows for a subnormal
     for k in range(r):
         square = 0.0
         for j in range(k, d):

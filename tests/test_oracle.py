@@ -1,0 +1,180 @@
+"""Trajectories and metrics against the naive oracle, which shares no code with the package."""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+from cases import BACKENDS, one_run, small
+
+from byolsim.backends import get_backend
+from byolsim.metrics import order_metrics
+from byolsim.order import OrderParameters, inside_outside
+from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.world import World, initial_weights
+
+# Forty steps of a stable run: rounding errors of 1e-16 a step grow by less than a factor 1e4 on the way.
+TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
+
+VARIANTS = {
+    "plain": {"lr_pred": 0.02, "lr_enc": 0.03},
+    "momentum-decay": {"lr_pred": 0.01, "lr_enc": 0.02, "mom_pred": 0.6, "mom_enc": 0.3, "weight_decay": 0.05},
+    "periods": {"lr_pred": 0.02, "lr_enc": 0.03, "pred_update_every": 3, "enc_update_every": 2, "ema_m": 0.7},
+    "more-samples-than-dimensions": {"lr_pred": 0.02, "lr_enc": 0.03, "batch_size": 30},
+    "one-sample": {"lr_pred": 0.01, "lr_enc": 0.01, "batch_size": 1},
+    "no-noise": {"lr_pred": 0.02, "lr_enc": 0.03, "sigma_n": 0.0},
+    "slaved-target": {"lr_pred": 0.02, "lr_enc": 0.03, "ema_m": 0},
+    "frozen-target": {"lr_pred": 0.02, "lr_enc": 0.03, "ema_m": 1},
+    "auto": {"ema_m": 0.9, "auto_every": 7, "power_iters": 2},
+    "auto-alpha": {"lr_enc": 0.01, "ema_m": 0.9, "batch_size": 30},
+    "auto-clipped": {"ema_m": 0.5, "auto_alpha_c": 30.0, "auto_beta_c": 30.0, "epochs": 5},
+    "square": {"lr_pred": 0.02, "lr_enc": 0.03, "d_obs": 3},
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sampler", ["minibatch", "population"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_trajectory_equals_the_oracle(backend, sampler, variant):
+    config = small(sampler=sampler, backend=backend, **VARIANTS[variant])
+    world = World.from_config(config)
+    rows, counts = oracle_rows(config, world)
+    blocks = list(get_backend(backend).simulate(world, [config], lambda epochs: None))
+    assert sum(len(block.epochs) for block in blocks) == len(rows)
+    (block,) = blocks
+    assert block.epochs.tolist() == [row["epoch"] for row in rows]
+    for i, row in enumerate(rows):
+        np.testing.assert_allclose(block.order.P[0, i], row["P"], **TOLERANCE)
+        for name, b, L in (("B_o", block.order.b_o, block.order.L_o), ("B_t", block.order.b_t, block.order.L_t)):
+            inside, outside = inside_outside(row[name], world.Q_A)
+            np.testing.assert_allclose(b[0, i], inside, **TOLERANCE)
+            np.testing.assert_allclose(L[0, i] @ L[0, i].T, outside @ outside.T, **TOLERANCE)
+        gap = np.linalg.norm(row["B_o"] - row["B_t"])
+        np.testing.assert_allclose(block.order.gap[0, i], gap, rtol=1e-10, atol=1e-14)
+        for name in ("Hmax", "lr_pred_t", "lr_enc_t"):
+            np.testing.assert_allclose(getattr(block, name)[0, i], row[name], **TOLERANCE)
+        if row["epoch"] > 0:
+            np.testing.assert_allclose(block.loss[0, i], row["loss"], **TOLERANCE)
+    assert block.clips[0].tolist() == counts
+
+
+def oracle_rows(config, world):
+    """The oracle's rows on the draws of the package's own stream, and its clip counts."""
+    B_o, P = initial_weights(config, world)
+    options = {
+        "mu_P": config.mom_pred,
+        "mu_B": config.mom_enc,
+        "tau": config.tau,
+        "eta": config.weight_decay,
+        "pred_every": config.pred_update_every,
+        "enc_every": config.enc_update_every,
+        "alpha": config.lr_pred,
+        "beta": config.lr_enc,
+        "c_alpha": config.auto_alpha_c,
+        "c_beta": config.auto_beta_c,
+        "power_iters": config.power_iters,
+        "auto_every": config.auto_every,
+        "log_every": config.log_every,
+    }
+    start = (world.A, world.lam, world.sigma, B_o, P)
+    if config.sampler == "population":
+        rows = naive.population_trajectory(*start, config.epochs, **options)
+    else:
+        key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+        draws = [
+            tuple(part.T.copy() for part in split_draws(row, key))
+            for block in minibatch_blocks(key, config.epochs)
+            for row in block
+        ]
+        rows = naive.trajectory(*start, draws, **options)
+    last = rows[-1]
+    return rows, [last["n_cap_pred"], last["n_cap_enc"], last["n_floor"]]
+
+
+def test_the_clipped_variant_is_clipped():
+    """Else the comparison above would say nothing about the bounds."""
+    clips = one_run(small(**VARIANTS["auto-clipped"])).clips
+    assert clips.lr_pred_limit > 0
+    assert clips.lr_enc_limit > 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("sigma", [0.0, 0.7])
+def test_metrics_equal_the_definitions(seed, sigma):
+    """Small matrices against d x d projectors, pseudo-inverses and eigenvalues, at states in general position."""
+    rng = np.random.default_rng(seed)
+    r, d = 3, [3, 4, 9][seed % 3]
+    world = World(rng.normal(size=(d, r)), np.sort(rng.uniform(0.5, 3, r))[::-1], sigma)
+    P, B_o, B_t = rng.normal(size=(r, r)), rng.normal(size=(r, d)), rng.normal(size=(r, d))
+    ours = order_metrics(state(P, B_o, B_t, world), world)
+    expected = naive.metrics(P, B_o, B_t, world.A, world.lam, world.sigma)
+    assert set(expected) == set(ours)
+    for name, value in expected.items():
+        # The oracle squares its inputs, of condition number up to 1e3: it is good to about 1e-9.
+        np.testing.assert_allclose(ours[name][0, 0], value, rtol=1e-8, atol=1e-8, err_msg=name)
+
+
+def state(P, B_o, B_t, world):
+    """One state as order parameters of one run and one epoch."""
+    (b_o, L_o), (b_t, L_t) = inside_outside(B_o, world.Q_A), inside_outside(B_t, world.Q_A)
+    stacked = {"P": P, "b_o": b_o, "L_o": L_o, "b_t": b_t, "L_t": L_t}
+    gap = np.full((1, 1), np.linalg.norm(B_o - B_t))
+    return OrderParameters(**{name: M[None, None] for name, M in stacked.items()}, gap=gap)
+
+
+def test_metrics_of_a_collapsed_encoder():
+    """SPEC 6: at B_o = 0 the predictor, rank and projector metrics are null and the rest have stated values."""
+    world = World(np.linalg.qr(np.random.default_rng(0).normal(size=(6, 3)))[0], np.ones(3), 0.5)
+    B_t = np.ones((3, 6))
+    ours = {k: v[0, 0] for k, v in order_metrics(state(np.eye(3), np.zeros((3, 6)), B_t, world), world).items()}
+    null = {name for name, value in ours.items() if np.isnan(value)}
+    assert null == {
+        "W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "enc_proj_dist",
+        "erank_encoded", "erank_pred", "erank_sv_encoded", "erank_sv_pred",
+    }  # fmt: skip
+    assert ours["BA_err_aligned"] == pytest.approx(np.sqrt(3), rel=1e-14)
+    assert ours["enc_procrustes_fro"] == pytest.approx(np.linalg.norm(world.A_pinv), rel=1e-14)
+    assert ours["gap"] == np.linalg.norm(B_t)
+    assert not any(np.isinf(value) for value in ours.values())
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-9, 1e-30, 1e-150])
+def test_relative_metrics_do_not_see_the_scale_of_a_collapsing_encoder(size):
+    """Ranks, projectors and P - P* are invariant to B -> s B: unsquared factors keep all digits down to 1e-150."""
+    rng = np.random.default_rng(1)
+    world = World(rng.normal(size=(7, 3)), np.array([2.0, 1.0, 0.5]), 0.5)
+    P, B = rng.normal(size=(3, 3)), rng.normal(size=(3, 7))
+    full, shrunk = (order_metrics(state(P, s * B, s * B, world), world) for s in (1.0, size))
+    for name in full:
+        if name.startswith(("erank", "W_", "enc_proj")):
+            np.testing.assert_allclose(shrunk[name], full[name], rtol=1e-11, err_msg=name)
+
+
+def test_small_errors_are_resolved():
+    """At the fixed point with errors of 1e-12 injected, the metrics show 1e-12 and not the square root of rounding."""
+    rng = np.random.default_rng(2)
+    A = np.linalg.qr(rng.normal(size=(9, 3)))[0]
+    world = World(A, np.array([2.0, 1.0, 0.5]), 0.5)
+    P = np.diag(world.lam / (world.lam + world.sigma**2))
+    noise = rng.normal(size=(3, 9))
+    noise *= 1e-12 / np.linalg.norm(noise)
+    B = world.A_pinv + noise
+    ours = {name: value[0, 0] for name, value in order_metrics(state(P, B, B, world), world).items()}
+    for name in ("BA_err_aligned", "enc_procrustes_fro", "enc_proj_dist"):
+        assert 1e-13 < ours[name] < 3e-12, name
+    for name in ("W_Fro_raw", "W_Fro_aligned"):
+        assert -14 < ours[name] < -11, name
+
+
+def test_aligned_error_is_never_above_the_raw_one():
+    rng = np.random.default_rng(3)
+    world = World(rng.normal(size=(6, 3)), np.array([2.0, 1.0, 0.5]), 0.5)
+    for scale in (1.0, 1e-6, 1e-12, 0.0):
+        B = rng.normal(size=(3, 6))
+        base = order_metrics(state(np.eye(3), B, B, world), world)
+        assert np.isfinite(base["W_Fro_raw"])
+        from byolsim.theory import wiener_predictor
+
+        P = wiener_predictor(B, B, world) + scale * rng.normal(size=(3, 3))
+        ours = order_metrics(state(P, B, B, world), world)
+        assert ours["W_Fro_aligned"] <= ours["W_Fro_raw"]
