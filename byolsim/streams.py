@@ -15,18 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_NORMALS = 2**18
-"""Normals in one block of steps, at most (2 MiB, so that a block stays in cache); a block has one step at least."""
+"""Normals in one block of steps, at most (2 MiB, to stay in cache); a block has one step at least."""
 
 
-def keyed_generator(purpose: str, seed: int, *key: int | str, block: int = 0) -> np.random.Generator:
-    """Generator of the stream (purpose, seed, key), from its block `block` on.
+def keyed_seed(purpose: str, seed: int, *key: int | str, block: int = 0) -> np.random.SeedSequence:
+    """Seed of block `block` of the stream (purpose, seed, key).
 
     The key is hashed, so that streams of different purposes, shapes or seeds are independent of one another, and none
     depends on which were made before it (`SeedSequence.spawn` has state; this has none).
     """
     text = "|".join(map(str, (purpose, seed, *key)))
     entropy = int.from_bytes(hashlib.sha256(text.encode()).digest(), "little")
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy, spawn_key=(block,))))
+    return np.random.SeedSequence(entropy, spawn_key=(block,))
+
+
+def keyed_generator(purpose: str, seed: int, *key: int | str) -> np.random.Generator:
+    """NumPy generator of a stream, for what is drawn once: the world and the initial weights."""
+    return np.random.Generator(np.random.PCG64(keyed_seed(purpose, seed, *key)))
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,13 @@ def minibatch_blocks(key: MinibatchKey, epochs: int) -> Iterator[NDArray[np.floa
     A row holds z / sqrt(lam) (r x n), then e / sigma (d x n), then e+ / sigma (d x n), each in C order, a sample a
     column. The yielded array is overwritten by the next block.
     """
+    from byolsim.normals import fill_normals  # loads numba, which the world and the theory do without
+
     size = key.steps_per_block
     buffer = np.empty((min(size, epochs), key.normals_per_step))
     for block, first in enumerate(range(0, epochs, size)):
         steps = min(size, epochs - first)
-        generator = keyed_generator("minibatch", key.seed, key.n, key.d, key.r, block=block)
-        generator.standard_normal(out=buffer[:steps])
+        fill_normals(keyed_seed("minibatch", key.seed, key.n, key.d, key.r, block=block), buffer[:steps])
         yield buffer[:steps]
 
 

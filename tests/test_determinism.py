@@ -10,7 +10,7 @@ from byolsim.config import RunConfig, SweepConfig
 from byolsim.launch import sweep
 from byolsim.simulate import simulate_runs
 from byolsim.store import read_columns, schema
-from byolsim.streams import MinibatchKey, keyed_generator, minibatch_blocks
+from byolsim.streams import MinibatchKey, keyed_seed, minibatch_blocks
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -81,7 +81,7 @@ def test_blocks_of_draws_depend_on_the_key_alone(backend):
     other = next(minibatch_blocks(MinibatchKey(seed=4, n=50, d=120, r=7), 1))
     assert not np.isin(other, whole).any()
     # Independent of what was drawn before it, and of its neighbours.
-    assert keyed_generator("a", 1, 23).integers(2**62) != keyed_generator("a", 12, 3).integers(2**62)
+    assert keyed_seed("a", 1, 23).generate_state(1) != keyed_seed("a", 12, 3).generate_state(1)
 
 
 def test_files_are_the_same_for_any_number_of_workers(backend, tmp_path):

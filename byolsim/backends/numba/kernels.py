@@ -233,43 +233,77 @@ def snapshot(row, world, state, scratch, log):
 def householder_lq(W, L):
     """L of W = L O by Householder reflections on the rows of W (r, d), which is overwritten; `order.lq_factor`.
 
-    The rows are scaled by the largest entry first, so that squares do not vanish near collapse.
+    Rows are scaled first where their squares would vanish or overflow, so that nothing is lost near collapse. A
+    reflector is kept with zeros before its diagonal: all loops then run over whole rows, which vectorise best.
     """
-    r, d = W.shape
-    largest = 0.0
-    for i in range(r):
-        for j in range(d):
-            largest = max(largest, abs(np.float64(W[i, j])))
+    r = W.shape[0]
+    scale = _safe_scale(W)
     L[:] = 0.0
-    if largest == 0.0:
-        return
-    for i in range(r):
-        for j in range(d):
-            W[i, j] /= largest  # not times 1 / largest, which overflows for a subnormal
     for k in range(r):
-        square = 0.0
-        for j in range(k, d):
-            square += W[k, j] * W[k, j]
+        W[k, :k] = 0.0
+        square = np.float64(_dot(W[k], W[k]))
         head = np.float64(W[k, k])
         diagonal = -np.sqrt(square) if head > 0 else np.sqrt(square)
         L[k, k] = diagonal
         if square > 0.0:
             # The reflector v = row - diagonal e_k, with ||v||^2 = 2 diagonal (diagonal - head).
             W[k, k] = head - diagonal
-            factor = 1.0 / (diagonal * (diagonal - head))
-            for i in range(k + 1, r):
-                product = 0.0
-                for j in range(k, d):
-                    product += W[i, j] * W[k, j]
-                step = W.dtype.type(product * factor)
-                for j in range(k, d):
-                    W[i, j] -= step * W[k, j]
+            _reflect(W, k, W.dtype.type(1.0 / (diagonal * (diagonal - head))))
         for i in range(k + 1, r):
             L[i, k] = W[i, k]
     for k in range(r):
-        sign = -largest if L[k, k] < 0 else largest
+        sign = -scale if L[k, k] < 0 else scale
         for i in range(k, r):
             L[i, k] *= sign
+
+
+@kernel
+def _reflect(W, k, factor):
+    """Reflect the rows below row k, two at a time, so that each pass over the reflector serves both."""
+    r, d = W.shape
+    v = W[k]
+    for i in range(k + 1, r - 1, 2):
+        x, y = W[i], W[i + 1]
+        product_x, product_y = W.dtype.type(0.0), W.dtype.type(0.0)
+        for j in range(d):
+            product_x += x[j] * v[j]
+            product_y += y[j] * v[j]
+        product_x *= factor
+        product_y *= factor
+        for j in range(d):
+            x[j] -= product_x * v[j]
+            y[j] -= product_y * v[j]
+    if (r - k) % 2 == 0:
+        x = W[r - 1]
+        product_x = factor * _dot(x, v)
+        for j in range(d):
+            x[j] -= product_x * v[j]
+
+
+@kernel
+def _safe_scale(W):
+    """Divide W by its largest entry where squares of its entries would leave the range of the type; the divisor."""
+    square = np.float64(_sum_squares(W))
+    if 1e-30 < square < 1e30:  # also far inside the range of float32
+        return 1.0
+    largest = 0.0
+    for i in range(W.shape[0]):
+        for j in range(W.shape[1]):
+            largest = max(largest, abs(np.float64(W[i, j])))
+    if largest == 0.0:
+        return 1.0
+    for i in range(W.shape[0]):
+        for j in range(W.shape[1]):
+            W[i, j] /= largest  # not times 1 / largest, which overflows for a subnormal
+    return largest
+
+
+@kernel
+def _dot(x, y):
+    total = x.dtype.type(0.0)
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
 
 
 @kernel
