@@ -38,7 +38,9 @@ def main() -> None:
         loops = {t: microseconds_per_step(world.A, world.lam, world.sigma, n, threads=t) for t in (1, 2)}
         rows.append((n, 1e6 * one, 1e6 * two, loops))
     print("microseconds per run-step, float64, d = 100, r = 10, 20 runs a group, draws included")
-    print(f"{'n':>4} {'numba, 1 core':>14} {'numba, 2 cores':>15} {'torch loop':>11} {'ratio, 1 core':>14} {'2 cores':>8}")
+    print(
+        f"{'n':>4} {'numba, 1 core':>14} {'numba, 2 cores':>15} {'torch loop':>11} {'ratio, 1 core':>14} {'2 cores':>8}"
+    )
     for n, one, two, loops in rows:
         loop = min(loops.values())
         print(f"{n:>4} {one:>14.1f} {two:>15.1f} {loop:>11.0f} {loop / one:>14.0f} {loop / two:>8.0f}")

@@ -35,12 +35,15 @@ def round12(x: float) -> float:
 def tau_from_ema_m(ema_m: Any) -> Any:
     """EMA rate tau = 1 - m, subtracted as decimals: 0.9999 gives 1e-4, not 9.999999999998899e-05.
 
-    Anything that is no number is handed back unchanged, for the field's own check to refuse.
+    Anything that is no number is handed back unchanged, for the field's own check to refuse; `ValueError` for a number
+    outside 0 <= m <= 1.
     """
     if isinstance(ema_m, bool) or not isinstance(ema_m, (int, float, Decimal)):
         return ema_m
     m = Decimal(repr(ema_m)) if isinstance(ema_m, float) else Decimal(ema_m)
-    return float(1 - m) if m.is_finite() else float(m)
+    if not (m.is_finite() and 0 <= m <= 1):
+        raise ValueError(f"ema_m = {ema_m} is not allowed: must be a number >= 0 and <= 1")
+    return float(1 - m)
 
 
 def _parse_spectrum(value: Any) -> Any:

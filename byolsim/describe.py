@@ -102,7 +102,7 @@ def _one_line(detail: ErrorDetails, models: tuple[type[BaseModel], ...], label: 
     if field is None:
         return f"{label(name)}: {message}"
     given = detail["input"]
-    is_text = isinstance(given, str) and field_type(field)[0] in (int, float, bool)
+    is_text = isinstance(given, str) and detail["type"] in ("int_type", "float_type", "bool_type")
     shown = f"{given!r} (text)" if is_text else repr(given)
     why = f" ({message})" if detail["type"] == "value_error" else ""
     return f"{label(option_name(name, field) or name)} = {shown} is not allowed{why}: must be {allowed(field)}"

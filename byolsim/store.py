@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from byolsim import __version__
 from byolsim.config import SCHEMA_VERSION, RunConfig
 from byolsim.describe import field_type
 from byolsim.errors import UserError
@@ -25,6 +27,8 @@ from byolsim.record import RunRecord
 
 SUFFIX = ".parquet"
 METADATA_KEY = b"byolsim"
+CHECKSUM_KEY = b"byolsim.sha256"
+"""Parquet's page checksums cover the rows; this one covers the metadata."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ def _table(record: RunRecord) -> pa.Table:
     }
     values |= {name: pa.array(record.columns[name], from_pandas=True) for name in METRICS}
     values |= {name: [value] * rows for name, value in config.model_dump().items()}
-    form = schema().with_metadata({METADATA_KEY: json.dumps(_details(record), sort_keys=True)})
+    details = json.dumps(_details(record), sort_keys=True).encode()
+    form = schema().with_metadata({METADATA_KEY: details, CHECKSUM_KEY: hashlib.sha256(details).hexdigest()})
     return pa.table({name: values[name] for name in form.names}, schema=form)
 
 
@@ -157,8 +162,8 @@ def _details(record: RunRecord) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("byolsim", "numpy", "numba", "scipy", "pyarrow"):
+    found = {"byolsim": __version__, "python": platform.python_version()}
+    for name in ("numpy", "numba", "scipy", "pyarrow"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
@@ -185,13 +190,18 @@ def open_file(path: Path) -> pq.ParquetFile:
 
 
 def _info(path: Path, file: pq.ParquetFile) -> RunInfo:
-    text = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    metadata = file.schema_arrow.metadata or {}
+    text = metadata.get(METADATA_KEY)
     if text is None:
         raise UserError(f"{path}: not a byolsim file")
+    if hashlib.sha256(text).hexdigest().encode() != metadata.get(CHECKSUM_KEY):
+        raise UserError(f"{path}: damaged metadata (checksum)")
     try:
         details = json.loads(text)
         if details["schema_version"] != SCHEMA_VERSION:
             raise UserError(f"{path}: schema version {details['schema_version']}, not {SCHEMA_VERSION}")
+        if file.schema_arrow.remove_metadata() != schema():
+            raise UserError(f"{path}: damaged or foreign columns")
         config = RunConfig(**details["config"])
         return RunInfo(
             path=path,

@@ -143,3 +143,16 @@ def heavy_ball_limit(curvature: float, mu: float, eta: float = 0.0) -> float:
     """
     total = curvature + eta
     return 2 * (1 + mu) / total if total > 0 else np.inf
+
+
+def gap_variance(alpha: float, tau: float, noise_variance: float = 1.0) -> float:
+    """Stationary variance of the student-teacher gap e = w - w_t of the scalar model, taken after the EMA.
+
+    w <- w - alpha (w - w_t + xi) with Var xi = `noise_variance`, then w_t <- w_t + tau (w - w_t) with the new w:
+
+        Var(e) = (1 - tau)^2 alpha^2 Var(xi) / (s (2 - s)),    s = alpha + tau - alpha tau,  0 < s < 2 (PHYSICS 9).
+    """
+    s = alpha + tau - alpha * tau
+    if not 0 < s < 2:
+        raise ValueError(f"alpha = {alpha} and tau = {tau} give s = {s}: must be 0 < s < 2 for a stationary gap")
+    return (1 - tau) ** 2 * alpha**2 * noise_variance / (s * (2 - s))

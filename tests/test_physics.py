@@ -1,4 +1,4 @@
-"""PHYSICS.md, laws 2 to 5 and 10 to 12, on runs of every backend. (Law 1 is in test_gradients.py.)"""
+"""PHYSICS.md, laws 2 to 5 and 9 to 12, on runs of every backend. (Law 1 is in test_gradients.py.)"""
 
 from __future__ import annotations
 
@@ -168,6 +168,23 @@ def test_law_11_minibatch_deviation_shrinks_as_the_root_of_n(backend):
             squares.append(((exact.P[0, -1] - sampled.P[0, -1]) ** 2).sum())
         deviation[n] = np.sqrt(np.mean(squares))
     assert deviation[64] / deviation[1024] == pytest.approx(4, rel=0.3)
+
+
+@pytest.mark.parametrize(("alpha", "tau"), [(0.1, 0.01), (0.01, 0.1), (0.9, 0.5), (1.5, 0.2)])
+def test_law_9_variance_of_the_student_teacher_gap(backend, alpha, tau):
+    """The covariance of (w, w_t) propagated step by step: no sampling, so the tolerance is rounding."""
+    student = np.array([[1 - alpha, alpha], [0.0, 1.0]])
+    teacher = np.array([[1.0, 0.0], [tau, 1 - tau]])
+    kick = teacher @ np.array([-alpha, 0.0])
+    covariance = np.zeros((2, 2))
+    for _ in range(5000):
+        step = teacher @ student
+        covariance = step @ covariance @ step.T + np.outer(kick, kick)
+    # w itself performs a random walk; the gap does not, and its variance is what is left of a difference.
+    gap = covariance[0, 0] - 2 * covariance[0, 1] + covariance[1, 1]
+    assert gap == pytest.approx(theory.gap_variance(alpha, tau), rel=1e-8)
+    with pytest.raises(ValueError, match="must be 0 < s < 2"):
+        theory.gap_variance(0.0, 0.0)
 
 
 def test_law_12_effective_rank(backend):

@@ -149,12 +149,13 @@ def _click_option(name: str, field: FieldInfo) -> click.Option:
     else:
         metavar = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}.get(bare, "LIST")
         text += f"  [{allowed(field)}]" if name not in ("latent_spectrum",) else ""
-    default = _default_text(name, field)
+    default = default_text(name, field)
     text += f"  [default: {default}]" if default else ""
     return click.Option([f"--{name}"], type=str, metavar=metavar, multiple=_is_list(name, field), help=text)
 
 
-def _default_text(name: str, field: FieldInfo) -> str:
+def default_text(name: str, field: FieldInfo) -> str:
+    """An option's default as a user would type it; empty where there is none."""
     if name == "ema_m":
         return str(1 - Decimal(repr(field.default)))
     if isinstance(field.default, tuple):
@@ -170,7 +171,7 @@ def _typed(field: FieldInfo, name: str, text: Any) -> Any:
     if not isinstance(text, (str, tuple)):
         return text
     if isinstance(text, tuple):
-        parts = [part.strip() for one in text for part in one.split(",")]
+        parts = [part.strip() for one in text for part in one.split(",") if part.strip()]
         if name in _LIST_TEXT:
             return ",".join(parts)
         kinds = typing.get_args(bare)

@@ -1,0 +1,50 @@
+"""Write docs/options.md from the configuration's fields: `python scripts/write_options.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from byolsim.cli.options import default_text, fields_by_option
+from byolsim.config import FigsConfig, RunConfig, RunOutput, SweepConfig, SweepOutput
+from byolsim.describe import allowed
+from byolsim.metrics import METRICS
+
+SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
+    "run": (RunConfig, RunOutput),
+    "sweep": (SweepConfig, SweepOutput),
+    "figs": (FigsConfig,),
+}
+INTRODUCTION = """# Options and columns
+
+Written by `scripts/write_options.py` from the fields of `byolsim/config.py`; a test keeps it current.
+
+Each option is also a key of a `--config` file and a field of `RunConfig` or `SweepConfig` in Python (`ema_m` is kept as
+`tau`), and each hyperparameter is a column of the Parquet files. `byolsim all` takes the options of `sweep`, and
+`metric`, `enc_metric` and `out` of `figs`. Values that belong to the torch backend, to MLPs, to the `moments` sampler or
+to a `pred_rule` other than `learned` are refused by this version with one line.
+"""
+
+
+def text() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for command, models in SECTIONS.items():
+        parts += [f"\n## byolsim {command}\n"]
+        parts += [_row("option", "default", "allowed", "meaning"), "|---|---|---|---|"]
+        for name, field in fields_by_option(*models):
+            default = default_text(name, field)
+            cells = (f"`{name}`", f"`{default}`" if default else "", allowed(field), str(field.description))
+            parts.append(_row(*cells))
+    parts += ["\n## Metric columns\n", "| column | meaning |", "|---|---|"]
+    parts += [_row(f"`{name}`", title) for name, title in METRICS.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    Path(__file__).resolve().parents[1].joinpath("docs", "options.md").write_text(text(), encoding="utf-8")

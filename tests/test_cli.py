@@ -1,0 +1,255 @@
+"""The command line as a user meets it: every spelling, every mistake one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from byolsim import __version__
+from byolsim.analysis.frames import read_folder
+from byolsim.cli import _COMMANDS, main
+from byolsim.config import RunConfig
+from byolsim.store import read_info
+
+TINY = "--d_latent 2 --d_obs 4 --latent_spectrum flat:1 --epochs 8 --log_every 4"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def byolsim(capsys):
+    """Run a command line in this process: (exit code, standard output, standard error)."""
+
+    def call(line):
+        with pytest.raises(SystemExit) as stop:
+            main(shlex.split(line))
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def runs(folder="runs_parquet"):
+    return [info.config for info, _ in read_folder(folder, ["epoch"]).runs]
+
+
+def test_run_writes_one_file_and_says_so(byolsim):
+    code, out, err = byolsim(f"run {TINY}")
+    assert (code, err) == (0, "")
+    (path,) = Path("runs_parquet").iterdir()
+    assert f"wrote {path} (3 rows)" in out
+    assert "completed: 8 epochs" in out
+    code, out, _ = byolsim(f"run {TINY}")
+    assert code == 0
+    assert "is there already (completed)" in out
+    before = path.stat().st_mtime_ns
+    assert byolsim(f"run {TINY} --force")[0] == 0
+    assert path.stat().st_mtime_ns > before
+
+
+def test_the_literal_command_of_older_scripts(byolsim):
+    code, _, err = byolsim(
+        "run --seed 42 --device cpu --d_latent 10 --d_obs 100 --epochs 20 --log_every 10 --batch_size 64 "
+        "--lr_pred 1e-3 --lr_enc 1e-3 --mom_pred 0.95 --mom_enc 0.95 --pred_update_every 1 --enc_update_every 1 "
+        "--ema_m 0.999 --sigma_n 0.5 --out_dir runs_parquet --run_name demo --enc linear --pred linear "
+        "--auto_alpha_c 0.4 --auto_beta_c 0.4 --log_wandb false"
+    )
+    assert code == 0
+    info = read_info(Path("runs_parquet/demo.parquet"))
+    assert info.config == RunConfig(epochs=20)
+    notes = [line.split(" is not used")[0] for line in err.splitlines()]
+    assert notes == ["note: lr_pred = 0.001", "note: lr_enc = 0.001"]
+
+
+def test_dashes_and_underscores_are_one_option(byolsim):
+    assert byolsim(f"run {TINY} --lr-pred 0.5 --out-dir a --no-stop-grad --stop-grad")[0] == 0
+    assert byolsim(f"run {TINY} --lr_pred=0.5 --out_dir=b")[0] == 0
+    assert runs("a") == runs("b")
+
+
+@pytest.mark.parametrize("seeds", ["--seeds 1 2", "--seeds 1,2", "--seeds=1,2", "--seeds 1 --seeds 2", "--seeds 1, 2"])
+@pytest.mark.parametrize("taus", ["--tau_logspace 1e-2 1e-1 2", "--tau-logspace 1e-2,1e-1,2"])
+def test_lists_in_three_spellings(byolsim, seeds, taus):
+    code, out, _ = byolsim(f"sweep {TINY} {seeds} --batch_sizes 3 {taus} --lr_pred_logspace 1e-3 1e-2 2 --dry-run")
+    assert code == 0
+    assert out.startswith("12 runs of mode auto in runs_parquet: 0 already there, 12 to compute")
+    assert not list(Path().iterdir())
+
+
+def test_spectrum_as_a_list(byolsim):
+    assert byolsim("run --d_latent 3 --d_obs 4 --epochs 2 --latent_spectrum 3 2 1 --out_dir a")[0] == 0
+    assert byolsim("run --d_latent 3 --d_obs 4 --epochs 2 --latent_spectrum 1,2,3 --out_dir b")[0] == 0
+    assert runs("a") == runs("b")
+
+
+@pytest.mark.parametrize("mode", ["same", "ratio", "logspace", "from_tau", "auto"])
+def test_every_mode_of_the_sweep(byolsim, mode):
+    code, out, _ = byolsim(
+        f"sweep {TINY} --seeds 1 --batch_sizes 3 --tau_logspace 1e-2 1e-1 2 --lr_pred_logspace 1e-3 1e-2 2 "
+        f"--lr_enc_logspace 1e-3 1e-1 3 --lr_enc_mode {mode} --workers 1"
+    )
+    assert code == 0
+    count = {"auto": 6, "logspace": 12}.get(mode, 4)
+    assert f"{count} runs in runs_parquet: {count} completed, 0 diverged, 0 already there, 0 failed" in out
+    assert all(config.lr_enc_mode == mode for config in runs())
+    again = byolsim(
+        f"sweep {TINY} --seeds 1 --batch_sizes 3 --tau_logspace 1e-2 1e-1 2 --lr_pred_logspace 1e-3 1e-2 2 "
+        f"--lr_enc_logspace 1e-3 1e-1 3 --lr_enc_mode {mode}"
+    )
+    assert f"0 completed, 0 diverged, {count} already there" in again[1]
+
+
+def test_a_sweep_with_diverged_runs_is_a_success(byolsim):
+    code, out, _ = byolsim(
+        f"sweep {TINY} --epochs 300 --seeds 1 --batch_sizes 3 --tau_logspace 1e-2 1e-1 2 --lr_pred_logspace 1e-3 1e3 2 "
+        "--lr_enc_mode same --workers 1"
+    )
+    assert code == 0
+    assert "4 runs in runs_parquet: 2 completed, 2 diverged" in out
+
+
+def test_options_from_a_file_and_the_command_line_wins(byolsim):
+    Path("c.toml").write_text(
+        'epochs = 8\nd_latent = 2\n"d-obs" = 4\nlatent_spectrum = [2.0, 1]\nema_m = 0.9999\nlr_pred = 0.5\nseed = 7\n'
+    )
+    assert byolsim("run --config c.toml --seed 8")[0] == 0
+    (config,) = runs()
+    assert config == RunConfig(
+        epochs=8, d_latent=2, d_obs=4, latent_spectrum="2,1", tau=1e-4, lr_pred=0.5, auto_alpha_c=0.0, seed=8
+    )
+    Path("s.toml").write_text("seeds = [1, 2]\ntau_logspace = [1e-2, 0.1, 2]\nbatch_sizes = [3]\n")
+    code, out, _ = byolsim(f"sweep {TINY} --config s.toml --dry_run")
+    assert code == 0
+    assert out.startswith("20 runs")
+
+
+MISTAKES = {
+    "run --lr_pred -1": "--lr_pred = -1.0 is not allowed: must be a number >= 0 and <= 1000000",
+    "run --lr_pred abc": "--lr_pred = 'abc' (text) is not allowed: must be a number >= 0 and <= 1000000",
+    "run --lr-pred nan": "--lr_pred = nan is not allowed: must be a number >= 0 and <= 1000000",
+    "run --epochs 1e3": "--epochs = '1e3' (text) is not allowed: must be a whole number >= 1 and <= 1e+12",
+    "run --epochs 0": "--epochs = 0 is not allowed: must be a whole number >= 1 and <= 1e+12",
+    "run --seed -1": "--seed = -1 is not allowed: must be a whole number >= 0 and < 2^63",
+    "run --ema_m 1.2": "ema_m = 1.2 is not allowed: must be a number >= 0 and <= 1",
+    "run --ema_m nan": "ema_m = NaN is not allowed: must be a number >= 0 and <= 1",
+    "run --init zeros": "--init = 'zeros' is not allowed: must be one of zero_pred, random, pinv",
+    "run --log_wandb maybe": "--log_wandb = 'maybe' (text) is not allowed: must be true or false",
+    "run --d_obs 5": "d_obs = 5 is less than d_latent = 10: must be d_obs >= d_latent",
+    "run --run_name ../x": "run_name '../x' is not allowed: must be a plain file name, "
+    "with no folder, leading dot or dash",
+    "run --run_name ''": "--run_name = '' is not allowed: must be text that is not empty",
+    "run --latent_spectrum cubic:1": "--latent_spectrum = 'cubic:1' is not allowed (unknown kind of spectrum): "
+    "must be geometric:LO:HI, linear:LO:HI, flat:V or d_latent numbers > 0",
+    "run --enc mlp --backend numba": "backend = 'numba' runs linear models only: an MLP needs backend = 'torch'",
+    "run --enc mlp": "backend 'torch' is not part of this version: must be one of numba",
+    "run --device cuda": "backend 'torch' is not part of this version: must be one of numba",
+    "run --device cuda --backend numba": "device = 'cuda' belongs to backend = 'torch', not to 'numba'",
+    "run --sampler moments": "sampler = moments is not part of this version: must be one of minibatch, population",
+    "run --sampler moments --enc mlp": "sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'",
+    "run --pred_rule identity": "pred_rule = identity is not part of this version: must be one of learned",
+    "run --no_stop_grad": "stop_grad = False is not part of this version: must be one of True",
+    "run --hidden 3": "hidden = 3 applies to enc or pred = mlp only",
+    "run --batch_size 1000000000": "batch_size = 1000000000 and d_obs = 100 need 2.1e+11 numbers for one step: "
+    "must be at most 8.6e9",
+    "run --lrpred 3": "No such option '--lrpred'",
+    "run --seed": "Option '--seed' requires an argument.",
+    "run stray": "Got unexpected extra argument (stray)",
+    "walk": "No such command 'walk'.",
+    "sweep --seeds": "Option '--seeds' requires an argument.",
+    "sweep --seeds 1 x": "--seeds = 'x' (text) is not allowed: must be one or more, each a whole number >= 0",
+    "sweep --seeds 1 1": "seeds = 1 1 names a value twice",
+    "sweep --tau_logspace 1 2": "--tau_logspace 1 2 is not allowed: must be START STOP STEPS: a number > 0 and "
+    "<= 1000000, a number > 0 and <= 1000000, a whole number >= 1 and <= 10000",
+    "sweep --tau_logspace 0.1 2 3": "tau_logspace = 0.1 2.0 3 leaves 0 < tau <= 1",
+    "sweep --auto_beta_c 0": "auto_beta_c = 0 with lr_enc_mode = 'auto': must be > 0, the encoder follows the schedule",
+    "sweep --workers 0": "--workers = 0 is not allowed: must be a whole number >= 1 and <= 4096",
+    "run --config none.toml": "--config 'none.toml' cannot be read: No such file or directory",
+    "run --config .": "--config '.' cannot be read: Is a directory",
+    "run --config bad.toml": "--config 'bad.toml' is no TOML file",
+    "run --config text.toml": "text.toml: lr_pred = '1e-3' (text) is not allowed: must be a number >= 0 and <= 1000000",
+    "run --config true.toml": "true.toml: epochs = True is not allowed: must be a whole number >= 1 and <= 1e+12",
+    "run --config typo.toml": "typo.toml: unknown key 'lr_perd': did you mean 'lr_pred'?",
+    "run --config twice.toml": "twice.toml: key 'lr_pred' is given twice, once with dashes: must be given once",
+    "run --config tau.toml": "ema_m = 2.0 is not allowed: must be a number >= 0 and <= 1",
+    "run --out_dir file.txt": "out_dir 'file.txt' cannot be written: File exists",
+    "run --out_dir file.txt/x": "out_dir 'file.txt/x' cannot be written: Not a directory",
+    "figs --runs_dir none": "runs folder 'none' is not there: must be a folder of run files",
+    "figs --metric los": "must be one of loss, loss_pop, W_Fro_aligned",
+}
+FILES = {
+    "bad.toml": "epochs = = 3",
+    "text.toml": 'lr_pred = "1e-3"',
+    "true.toml": "epochs = true",
+    "typo.toml": "lr_perd = 1.0",
+    "twice.toml": '"lr-pred" = 1.0\nlr_pred = 1.0',
+    "tau.toml": "ema_m = 2.0",
+    "file.txt": "",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_every_mistake_is_one_line_and_exit_code_2(byolsim, line):
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+    code, out, err = byolsim(line)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1, err
+    assert err.startswith("byolsim: ")
+    assert MISTAKES[line] in err
+    assert sorted(path.name for path in Path().iterdir()) == sorted(FILES), "nothing is written"
+
+
+def test_a_file_of_another_run_is_not_replaced(byolsim):
+    assert byolsim(f"run {TINY} --run_name demo")[0] == 0
+    before = Path("runs_parquet/demo.parquet").read_bytes()
+    code, _, err = byolsim(f"run {TINY} --run_name demo --seed 1")
+    assert code == 2
+    assert err == (
+        "byolsim: runs_parquet/demo.parquet is there and is another run's: choose another run_name, or --force to "
+        "replace it\n"
+    )
+    assert Path("runs_parquet/demo.parquet").read_bytes() == before
+    assert byolsim(f"run {TINY} --run_name demo --seed 1 --force")[0] == 0
+    assert runs()[0].seed == 1
+
+
+def test_notes_for_options_that_a_mode_does_not_use(byolsim):
+    code, _, err = byolsim(f"sweep {TINY} --lr_enc_mode same --enc_over_pred 0.1 --auto_beta_c 0.3 --dry-run")
+    assert code == 0
+    assert err.splitlines() == [
+        "note: enc_over_pred is not used: it belongs to lr_enc_mode = 'ratio', not 'same'",
+        "note: auto_beta_c is not used: it belongs to lr_enc_mode = 'auto', not 'same'",
+    ]
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_command_and_option_has_help(byolsim, name):
+    command = importlib.import_module(f"byolsim.cli.{name}").command
+    assert command.help
+    for param in command.params:
+        assert isinstance(param, click.Option)
+        assert param.help, param.name
+        assert "-" not in param.name
+    for flag in ("-h", "--help"):
+        code, out, _ = byolsim(f"{name} {flag}")
+        assert code == 0
+        assert command.help.split(".")[0] in " ".join(out.split())
+        assert all(param.opts[0] in out for param in command.params)
+
+
+def test_version_and_module(byolsim):
+    assert byolsim("--version") == (0, f"byolsim, version {__version__}\n", "")
+    done = subprocess.run([sys.executable, "-m", "byolsim", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"byolsim, version {__version__}\n"
+    code, out, _ = byolsim("-h")
+    assert code == 0
+    assert all(name in out for name in _COMMANDS)

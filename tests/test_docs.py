@@ -1,0 +1,33 @@
+"""The documentation says what the program does."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+
+
+def test_options_page_is_current():
+    page = runpy.run_path(str(ROOT / "scripts" / "write_options.py"))["text"]()
+    assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_functions_exist(page):
+    """`module.function` of the package, wherever a page names one."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for module, name in re.findall(r"`(theory|schedule|metrics|order|streams|normals|world)\.(\w+)`", text):
+        source = (ROOT / "byolsim" / f"{module}.py").read_text(encoding="utf-8")
+        assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), f"{module}.{name}"

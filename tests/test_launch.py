@@ -1,0 +1,141 @@
+"""Sweeps: nothing finished is recomputed, failures are data, and the rest goes on."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import pytest
+from cases import small
+
+from byolsim import launch
+from byolsim.cli.progress import _plain_lines
+from byolsim.config import RunConfig, SweepConfig
+from byolsim.errors import UserError
+from byolsim.grid import expand
+from byolsim.store import clear_failure, failure_path, is_complete, run_path
+
+GRID: dict[str, Any] = {
+    "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 8, "log_every": 4, "seeds": (1, 2),
+    "batch_sizes": (3,), "lr_pred_logspace": (1e-3, 1e-2, 2), "tau_logspace": (1e-2, 1e-1, 2),
+}  # fmt: skip
+
+
+@pytest.fixture
+def config():
+    return SweepConfig(**GRID)
+
+
+def stamps(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_only_what_is_missing_is_computed(config, tmp_path):
+    assert launch.sweep(config, tmp_path, workers=1).count("completed") == 12
+    first = stamps(tmp_path)
+    victim, damaged = sorted(tmp_path.iterdir())[:2]
+    victim.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    result = launch.sweep(config, tmp_path, workers=1)
+    assert (result.count("completed"), result.count("skipped")) == (2, 10)
+    second = stamps(tmp_path)
+    assert {name for name in first if first[name] == second[name]} == set(first) - {victim.name, damaged.name}
+    assert launch.sweep(config, tmp_path, workers=1, force=True).count("completed") == 12
+    assert all(stamp > first[name] for name, stamp in stamps(tmp_path).items())
+
+
+def test_a_larger_grid_reuses_the_smaller_one(config, tmp_path):
+    launch.sweep(config, tmp_path, workers=1)
+    larger = SweepConfig(**(GRID | {"lr_pred_logspace": (1e-4, 1e-2, 3)}))
+    result = launch.sweep(larger, tmp_path, workers=1)
+    assert (result.count("completed"), result.count("skipped")) == (4, 12)
+
+
+def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, monkeypatch):
+    simulate = launch.simulate_runs
+
+    def fails_for_seed_1(group, progress):
+        if group[0].seed == 1:
+            raise MemoryError("Unable to allocate 1 TiB")
+        return simulate(group, progress)
+
+    monkeypatch.setattr(launch, "simulate_runs", fails_for_seed_1)
+    result = launch.sweep(config, tmp_path, workers=1)
+    assert (result.count("completed"), result.count("failed")) == (6, 6)
+    failed = [run for run in expand(config) if run.seed == 1]
+    for run in failed:
+        record = json.loads(failure_path(tmp_path, run).read_text())
+        assert record["run_id"] == run.run_id
+        assert record["reason"] == "MemoryError: Unable to allocate 1 TiB"
+        assert RunConfig(**record["config"]) == run
+    monkeypatch.setattr(launch, "simulate_runs", simulate)
+    assert launch.sweep(config, tmp_path, workers=1).count("completed") == 6
+    assert not list(tmp_path.glob("*.failed.json")), "a success clears the record of the failure"
+
+
+def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monkeypatch):
+    save = launch.save
+
+    def fails_for_one(record, path):
+        if record.config == expand(config)[3]:
+            raise UserError(f"cannot write {path}: No space left on device")
+        return save(record, path)
+
+    monkeypatch.setattr(launch, "save", fails_for_one)
+    result = launch.sweep(config, tmp_path, workers=1)
+    (failed,) = [outcome for outcome in result.outcomes if outcome.status == "failed"]
+    assert "No space left" in failed.reason
+    assert result.count("completed") == 11
+
+
+def test_a_killed_worker_costs_what_it_had_not_stored(config, tmp_path):
+    group = [run for run in expand(config) if run.seed == 1]
+    launch.run(group[0], tmp_path)
+    dead: Future[Any] = Future()
+    dead.set_exception(BrokenProcessPool("a child process terminated abruptly"))
+    outcomes = launch._collect(dead, group, tmp_path)
+    assert [outcome.status for outcome in outcomes] == ["completed"] + ["failed"] * 5
+    assert "worker process was killed" in outcomes[1].reason
+
+
+def test_run_says_whether_it_computed(tmp_path):
+    path, record = launch.run(small(), tmp_path)
+    assert path == run_path(tmp_path, small())
+    assert record is not None
+    assert is_complete(path, small())
+    again, nothing = launch.run(small(), tmp_path)
+    assert (again, nothing) == (path, None)
+    clear_failure(tmp_path, small())  # no failure to forget: nothing happens
+
+
+def test_a_damaged_file_with_the_runs_own_name_is_replaced(tmp_path):
+    path, _ = launch.run(small(), tmp_path)
+    path.write_bytes(b"PAR1")
+    assert launch.run(small(), tmp_path)[1] is not None
+    assert is_complete(path, small())
+
+
+def test_bad_sweeps_write_nothing(config, tmp_path):
+    with pytest.raises(UserError, match="sampler = moments is not part"):
+        launch.sweep(SweepConfig(**GRID, sampler="moments"), tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_reaches_the_total(config, tmp_path):
+    for workers in (1, 2):
+        steps: list[int] = []
+        launch.sweep(config, tmp_path / str(workers), workers=workers, progress=steps.append)
+        assert sum(steps) == 12 * 8
+
+
+def test_plain_progress_is_one_line_per_30_seconds(capsys):
+    now = [0.0]
+    advance = _plain_lines("byolsim sweep", 1000, lambda: now[0])
+    for second in range(0, 95, 5):
+        now[0] = float(second)
+        advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0] == "byolsim sweep: 7% of 1,000 steps, 399 s left"
