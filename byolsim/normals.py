@@ -58,7 +58,7 @@ def plain_normals(seed: np.random.SeedSequence, count: int) -> NDArray[np.float6
 
 def _initial_state(seed: np.random.SeedSequence) -> NDArray[np.uint64]:
     """Four words for each lane; an all-zero lane, which would stay at zero, has probability 2^-256."""
-    return seed.generate_state(4 * LANES, np.uint64).reshape(4, LANES)
+    return np.asarray(seed.generate_state(4 * LANES, np.uint64), np.uint64).reshape(4, LANES)
 
 
 def _plain_word(state: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:

@@ -22,8 +22,10 @@ Written by `scripts/write_options.py` from the fields of `byolsim/config.py`; a 
 
 Each option is also a key of a `--config` file and a field of `RunConfig` or `SweepConfig` in Python (`ema_m` is kept as
 `tau`), and each hyperparameter is a column of the Parquet files. `byolsim all` takes the options of `sweep`, and
-`metric`, `enc_metric` and `out` of `figs`. Values that belong to the torch backend, to MLPs, to the `moments` sampler or
-to a `pred_rule` other than `learned` are refused by this version with one line.
+`metric`, `enc_metric` and `out` of `figs`.
+
+This version has the linear model on the numba backend with the samplers `minibatch` and `population`, `pred_rule`
+`learned` and the stop-gradient on; other values are refused with one line.
 """
 
 
@@ -31,7 +33,7 @@ def text() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for command, models in SECTIONS.items():
-        parts += [f"\n## byolsim {command}\n"]
+        parts.append(f"\n## byolsim {command}\n")
         parts += [_row("option", "default", "allowed", "meaning"), "|---|---|---|---|"]
         for name, field in fields_by_option(*models):
             default = default_text(name, field)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from byolsim.backends.numba import kernels
+from byolsim.backends.numba import kernels, linalg
 from byolsim.order import lq_factor
 from byolsim.schedule import AutoRates, CurvatureEstimate
 
@@ -15,7 +15,7 @@ from byolsim.schedule import AutoRates, CurvatureEstimate
 def test_householder_lq(shape, scale):
     B = scale * np.random.default_rng(0).normal(size=shape)
     L = np.empty((shape[0], shape[0]))
-    kernels.householder_lq(B.copy(), L)
+    linalg.householder_lq(B.copy(), L)
     # A subnormal B has fewer digits of its own.
     np.testing.assert_allclose(L / scale, lq_factor(B / scale), atol=1e-13 if scale > 1e-300 else 1e-12)
     assert (np.diag(L) >= 0).all()
@@ -27,9 +27,9 @@ def test_householder_lq_of_rank_deficient_rows():
     B[2] = B[0] - 2 * B[1]
     B[3] = 0
     L = np.empty((4, 4))
-    kernels.householder_lq(B.copy(), L)
+    linalg.householder_lq(B.copy(), L)
     np.testing.assert_allclose(L @ L.T, B @ B.T, atol=1e-13)
-    kernels.householder_lq(np.zeros((4, 6)), L)
+    linalg.householder_lq(np.zeros((4, 6)), L)
     assert not L.any()
 
 
@@ -39,7 +39,7 @@ def test_householder_lq_keeps_digits_that_a_gram_matrix_loses():
     step = np.random.default_rng(3).normal(size=8)
     B[1] = B[0] + 1e-10 * step
     L = np.empty((2, 2))
-    kernels.householder_lq(B.copy(), L)
+    linalg.householder_lq(B.copy(), L)
     unit = B[0] / np.linalg.norm(B[0])
     expected = 1e-10 * np.linalg.norm(step - (step @ unit) * unit)
     assert L[1, 1] == pytest.approx(expected, rel=1e-5)
@@ -49,9 +49,9 @@ def test_householder_lq_keeps_digits_that_a_gram_matrix_loses():
 @pytest.mark.parametrize("seed", range(3))
 def test_spectral_norm(r, seed):
     P = np.random.default_rng(seed).normal(size=(r, r))
-    value = kernels.spectral_norm_squared(P, np.empty((r, r)))
+    value = linalg.spectral_norm_squared(P, np.empty((r, r)))
     assert value == pytest.approx(np.linalg.norm(P, 2) ** 2, rel=1e-12)
-    assert kernels.spectral_norm_squared(np.zeros((r, r)), np.empty((r, r))) == 0
+    assert linalg.spectral_norm_squared(np.zeros((r, r)), np.empty((r, r))) == 0
 
 
 def test_power_iteration_finds_the_largest_eigenvalue():

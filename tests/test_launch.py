@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cases import small
 
-from byolsim import launch
+from byolsim import launch, processes
 from byolsim.cli.progress import _plain_lines
 from byolsim.config import RunConfig, SweepConfig
 from byolsim.errors import UserError
@@ -54,14 +54,14 @@ def test_a_larger_grid_reuses_the_smaller_one(config, tmp_path):
 
 
 def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, monkeypatch):
-    simulate = launch.simulate_runs
+    simulate = processes.simulate_runs
 
     def fails_for_seed_1(group, progress):
         if group[0].seed == 1:
             raise MemoryError("Unable to allocate 1 TiB")
         return simulate(group, progress)
 
-    monkeypatch.setattr(launch, "simulate_runs", fails_for_seed_1)
+    monkeypatch.setattr(processes, "simulate_runs", fails_for_seed_1)
     result = launch.sweep(config, tmp_path, workers=1)
     assert (result.count("completed"), result.count("failed")) == (6, 6)
     failed = [run for run in expand(config) if run.seed == 1]
@@ -70,20 +70,20 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
         assert record["run_id"] == run.run_id
         assert record["reason"] == "MemoryError: Unable to allocate 1 TiB"
         assert RunConfig(**record["config"]) == run
-    monkeypatch.setattr(launch, "simulate_runs", simulate)
+    monkeypatch.setattr(processes, "simulate_runs", simulate)
     assert launch.sweep(config, tmp_path, workers=1).count("completed") == 6
     assert not list(tmp_path.glob("*.failed.json")), "a success clears the record of the failure"
 
 
 def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monkeypatch):
-    save = launch.save
+    save = processes.save
 
     def fails_for_one(record, path):
         if record.config == expand(config)[3]:
             raise UserError(f"cannot write {path}: No space left on device")
         return save(record, path)
 
-    monkeypatch.setattr(launch, "save", fails_for_one)
+    monkeypatch.setattr(processes, "save", fails_for_one)
     result = launch.sweep(config, tmp_path, workers=1)
     (failed,) = [outcome for outcome in result.outcomes if outcome.status == "failed"]
     assert "No space left" in failed.reason
@@ -95,7 +95,7 @@ def test_a_killed_worker_costs_what_it_had_not_stored(config, tmp_path):
     launch.run(group[0], tmp_path)
     dead: Future[Any] = Future()
     dead.set_exception(BrokenProcessPool("a child process terminated abruptly"))
-    outcomes = launch._collect(dead, group, tmp_path)
+    outcomes = processes.collect(dead, group, tmp_path)
     assert [outcome.status for outcome in outcomes] == ["completed"] + ["failed"] * 5
     assert "worker process was killed" in outcomes[1].reason
 

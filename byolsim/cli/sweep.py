@@ -7,7 +7,7 @@ import click
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
 from byolsim.config import SweepConfig, SweepOutput, sweep_notes
-from byolsim.launch import SweepResult, describe_sweep, sweep
+from byolsim.launch import Plan, SweepResult, carry_out, plan_sweep
 
 FAILURES_SHOWN = 20
 
@@ -28,21 +28,23 @@ def sweep_grid(config: SweepConfig, output: SweepOutput, notes: list[str]) -> in
     """Run a grid as the command does, and say what came of it; the exit code."""
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    plan = describe_sweep(config, output.out_dir, workers=output.workers, force=output.force)
+    plan = plan_sweep(config, output.out_dir, workers=output.workers, force=output.force)
     if output.dry_run:
-        click.echo(plan.text)
+        click.echo(_plan_text(plan, config.lr_enc_mode))
         return 0
     with progress_bar("byolsim sweep", plan.run_steps) as advance:
-        result = sweep(
-            config,
-            output.out_dir,
-            workers=output.workers,
-            force=output.force,
-            log_wandb=output.log_wandb,
-            progress=advance,
-        )
+        result = carry_out(plan, log_wandb=output.log_wandb, progress=advance)
     click.echo(_summary(result, output.out_dir))
     return 1 if result.count("failed") else 0
+
+
+def _plan_text(plan: Plan, mode: str) -> str:
+    pending = sum(map(len, plan.todo))
+    return (
+        f"{len(plan.runs)} runs of mode {mode} in {plan.out_dir}: {len(plan.runs) - pending} already there, "
+        f"{pending} to compute\n"
+        f"{len(plan.todo)} groups that share their draws, {plan.run_steps:,} run-steps, {plan.workers} processes"
+    )
 
 
 def _summary(result: SweepResult, out_dir: str) -> str:

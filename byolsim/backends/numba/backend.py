@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from byolsim.backends.base import ROWS_PER_BLOCK, Backend, LogBlock
-from byolsim.backends.numba import kernels
+from byolsim.backends.numba import kernels, structures
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
 from byolsim.order import OrderParameters
@@ -69,7 +69,11 @@ class NumbaBackend(Backend):
 
 
 def _segments(
-    config: RunConfig, arrays: kernels.WorldArrays, hyper: kernels.Hyper, state: kernels.State, scratch: kernels.Scratch
+    config: RunConfig,
+    arrays: structures.WorldArrays,
+    hyper: structures.Hyper,
+    state: structures.State,
+    scratch: structures.Scratch,
 ) -> Iterator[tuple[int, int]]:
     """Run all steps; after each kernel call yield (steps of the call, epoch reached)."""
 
@@ -103,9 +107,9 @@ def _draws_per_step(config: RunConfig) -> int:
     return 0 if config.sampler == "population" else config.batch_size * (config.d_latent + 2 * config.d_obs)
 
 
-def _world_arrays(config: RunConfig, world: World) -> kernels.WorldArrays:
+def _world_arrays(config: RunConfig, world: World) -> structures.WorldArrays:
     dtype = np.dtype(config.dtype)
-    return kernels.WorldArrays(
+    return structures.WorldArrays(
         A=world.A.astype(dtype),
         Q_A=world.Q_A.astype(dtype),
         lam=world.lam.astype(dtype),
@@ -115,7 +119,7 @@ def _world_arrays(config: RunConfig, world: World) -> kernels.WorldArrays:
     )
 
 
-def _hyper(group: Sequence[RunConfig]) -> kernels.Hyper:
+def _hyper(group: Sequence[RunConfig]) -> structures.Hyper:
     def real(name: str) -> np.ndarray:
         values = [getattr(config, name) for config in group]
         return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
@@ -124,7 +128,7 @@ def _hyper(group: Sequence[RunConfig]) -> kernels.Hyper:
         # A period beyond the last step never comes; int64 must hold it.
         return np.array([min(getattr(config, name), 2**62) for config in group], dtype=np.int64)
 
-    return kernels.Hyper(
+    return structures.Hyper(
         alpha=real("lr_pred"),
         beta=real("lr_enc"),
         c_alpha=real("auto_alpha_c"),
@@ -140,13 +144,13 @@ def _hyper(group: Sequence[RunConfig]) -> kernels.Hyper:
     )
 
 
-def _initial_state(group: Sequence[RunConfig], world: World) -> kernels.State:
+def _initial_state(group: Sequence[RunConfig], world: World) -> structures.State:
     dtype, K, r, d = np.dtype(group[0].dtype), len(group), world.r, world.d
     weights = [initial_weights(config, world) for config in group]
     B_o = np.stack([B for B, _ in weights]).astype(dtype)
     P = np.stack([P for _, P in weights]).astype(dtype)
     hyper = _hyper(group)
-    return kernels.State(
+    return structures.State(
         P=P,
         V_P=np.zeros((K, r, r), dtype),
         B_o=B_o,
@@ -165,7 +169,7 @@ def _initial_state(group: Sequence[RunConfig], world: World) -> kernels.State:
     )
 
 
-def _scratch(config: RunConfig) -> kernels.Scratch:
+def _scratch(config: RunConfig) -> structures.Scratch:
     """Work space; what a sampler or regime does not use has size 0."""
     dtype, r, d = np.dtype(config.dtype), config.d_latent, config.d_obs
     n = 0 if config.sampler == "population" else config.batch_size
@@ -175,7 +179,7 @@ def _scratch(config: RunConfig) -> kernels.Scratch:
     def real(*shape: int) -> np.ndarray:
         return np.zeros(shape, dtype)
 
-    return kernels.Scratch(
+    return structures.Scratch(
         Z=real(r, n),
         X=real(d, n),
         X_plus=real(d, n),
@@ -199,14 +203,14 @@ def _scratch(config: RunConfig) -> kernels.Scratch:
     )
 
 
-def _log(K: int, rows: int, r: int) -> kernels.Log:
+def _log(K: int, rows: int, r: int) -> structures.Log:
     def matrix() -> np.ndarray:
         return np.zeros((K, rows, r, r))
 
     def scalar() -> np.ndarray:
         return np.zeros((K, rows))
 
-    return kernels.Log(
+    return structures.Log(
         P=matrix(),
         b_o=matrix(),
         L_o=matrix(),
@@ -221,7 +225,7 @@ def _log(K: int, rows: int, r: int) -> kernels.Log:
     )
 
 
-def _block(epochs: Sequence[int], log: kernels.Log, state: kernels.State) -> LogBlock:
+def _block(epochs: Sequence[int], log: structures.Log, state: structures.State) -> LogBlock:
     """A copy of the rows written so far; rows of diverged runs hold zeros."""
     rows = len(epochs)
     valid = log.valid[:, :rows].copy()

@@ -10,111 +10,21 @@ fast-math flags only `reassoc` and `contract` are on: with `nnan` or `ninf` the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
 from byolsim.backends.base import DIVERGENCE_BOUND
+from byolsim.backends.numba.linalg import (
+    householder_lq,
+    kernel,
+    scale,
+    scale_columns,
+    spectral_norm_squared,
+    subtract,
+    sum_squares,
+    weighted_sum_squares,
+)
+from byolsim.backends.numba.structures import CLIP_ENC, CLIP_FLOOR, CLIP_PRED
 from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
-
-kernel = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
-"""Compiled once and cached on disk; releases the GIL."""
-
-CLIP_PRED, CLIP_ENC, CLIP_FLOOR = 0, 1, 2
-
-# Arrays of the dtype that the run trains in, float64 or float32.
-Real = NDArray[np.floating]
-
-
-class WorldArrays(NamedTuple):
-    """The world in the dtype of training: A (d, r), its basis Q_A (d, r), lam and sqrt(lam) (r,), and scalars."""
-
-    A: Real
-    Q_A: Real
-    lam: Real
-    root_lam: Real
-    sigma: float
-    lambda_max_x: float
-
-
-class Hyper(NamedTuple):
-    """Hyperparameters of each run, (K,). A rate that follows the schedule is NaN; a constant that is 0 turns it off."""
-
-    alpha: NDArray[np.float64]
-    beta: NDArray[np.float64]
-    c_alpha: NDArray[np.float64]
-    c_beta: NDArray[np.float64]
-    mu_P: NDArray[np.float64]
-    mu_B: NDArray[np.float64]
-    tau: NDArray[np.float64]
-    eta: NDArray[np.float64]
-    pred_every: NDArray[np.int64]
-    enc_every: NDArray[np.int64]
-    power_iters: NDArray[np.int64]
-    auto_every: NDArray[np.int64]
-
-
-class State(NamedTuple):
-    """Parameters, momentum buffers, curvature estimate, rates and counters of each run."""
-
-    P: Real  # (K, r, r)
-    V_P: Real
-    B_o: Real  # (K, r, d)
-    V_B: Real
-    B_t: Real
-    average: NDArray[np.float64]  # (K, r, r) moving average of the feature covariance
-    vector: NDArray[np.float64]  # (K, r) of the power iteration
-    H: NDArray[np.float64]  # (K,)
-    H_floor: NDArray[np.float64]
-    ticks: NDArray[np.int64]
-    alpha_t: NDArray[np.float64]
-    beta_t: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    diverged: NDArray[np.int64]  # (K,) epoch of divergence, or -1
-    clips: NDArray[np.int64]  # (K, 3)
-
-
-class Scratch(NamedTuple):
-    """Work space of one run's step, and the draws that the group shares."""
-
-    Z: Real  # (r, n) latents of the shared minibatch
-    X: Real  # (d, n)
-    X_plus: Real  # (d, n)
-    S_xx: Real  # (d, d) sample second moments, where n > d
-    S_px: Real  # (d, d)
-    S_pp: Real  # (d, d)
-    Z_o: Real  # (r, n)
-    Z_t: Real  # (r, n)
-    D: Real  # (r, n)
-    Y: Real  # (r, d)
-    U: Real  # (r, d)
-    W: Real  # (r, d)
-    M_o: Real  # (r, r)
-    M_t: Real  # (r, r)
-    G: Real  # (r, d)
-    grad_P: Real  # (r, r)
-    grad_B: Real  # (r, d)
-    C: Real  # (r, r)
-    image: NDArray[np.float64]  # (r,)
-    square: NDArray[np.float64]  # (r, r)
-
-
-class Log(NamedTuple):
-    """One block of logged rows, stacked (K, rows, ...): `order.OrderParameters`, and the step's own values."""
-
-    P: NDArray[np.float64]
-    b_o: NDArray[np.float64]
-    L_o: NDArray[np.float64]
-    b_t: NDArray[np.float64]
-    L_t: NDArray[np.float64]
-    gap: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    Hmax: NDArray[np.float64]
-    lr_pred_t: NDArray[np.float64]
-    lr_enc_t: NDArray[np.float64]
-    valid: NDArray[np.bool_]
 
 
 @kernel
@@ -135,14 +45,14 @@ def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratc
             np.dot(state.B_o[k], scratch.X, scratch.Z_o)
             np.dot(state.B_t[k], scratch.X_plus, scratch.Z_t)
             np.dot(state.P[k], scratch.Z_o, scratch.D)
-            _subtract(scratch.D, scratch.Z_t)
+            subtract(scratch.D, scratch.Z_t)
             if want_loss and s == hi - 1:
-                state.loss[k] = 0.5 * _sum_squares(scratch.D) / n
-            _scale(scratch.D, inverse_n)
+                state.loss[k] = 0.5 * sum_squares(scratch.D) / n
+            scale(scratch.D, inverse_n)
             np.dot(scratch.D, scratch.X.T, scratch.G)
             if (t - 1) % hyper.auto_every[k] == 0:
                 np.dot(scratch.Z_o, scratch.Z_o.T, scratch.C)
-                _scale(scratch.C, inverse_n)
+                scale(scratch.C, inverse_n)
                 _curvature_tick(k, hyper, state, scratch)
             _update(k, t, world, hyper, state, scratch)
 
@@ -159,11 +69,11 @@ def moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratch):
         _form_views(draws[s], world, scratch)
         np.dot(scratch.X, scratch.X.T, scratch.S_xx)
         np.dot(scratch.X_plus, scratch.X.T, scratch.S_px)
-        _scale(scratch.S_xx, inverse_n)
-        _scale(scratch.S_px, inverse_n)
+        scale(scratch.S_xx, inverse_n)
+        scale(scratch.S_px, inverse_n)
         if want_loss and s == hi - 1:
             np.dot(scratch.X_plus, scratch.X_plus.T, scratch.S_pp)
-            _scale(scratch.S_pp, inverse_n)
+            scale(scratch.S_pp, inverse_n)
         t = first + s
         for k in range(state.diverged.size):
             if state.diverged[k] >= 0:
@@ -173,7 +83,7 @@ def moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratch):
             np.dot(state.P[k], scratch.Y, scratch.G)
             if want_loss and s == hi - 1:
                 _moment_loss(k, state, scratch)
-            _subtract(scratch.G, scratch.U)
+            subtract(scratch.G, scratch.U)
             if (t - 1) % hyper.auto_every[k] == 0:
                 np.dot(scratch.Y, state.B_o[k].T, scratch.C)
                 _curvature_tick(k, hyper, state, scratch)
@@ -195,12 +105,12 @@ def population_steps(lo, hi, want_loss, world, hyper, state, scratch):
                 _population_covariance(M_o, state.B_o[k], variance, world, scratch)
                 _curvature_tick(k, hyper, state, scratch)
             np.dot(P, M_o, C)
-            _subtract(C, M_t)
+            subtract(C, M_t)
             np.dot(P, state.B_o[k], scratch.Y)
             if want_loss and t == hi - 1:
-                noise = _sum_squares(scratch.Y) + _sum_squares(state.B_t[k])
-                state.loss[k] = 0.5 * (_weighted_sum_squares(C, world.lam) + world.sigma**2 * noise)
-            _scale_columns(C, world.lam)
+                noise = sum_squares(scratch.Y) + sum_squares(state.B_t[k])
+                state.loss[k] = 0.5 * (weighted_sum_squares(C, world.lam) + world.sigma**2 * noise)
+            scale_columns(C, world.lam)
             np.dot(C, world.A.T, scratch.G)
             for i in range(scratch.G.shape[0]):
                 for j in range(scratch.G.shape[1]):
@@ -227,128 +137,6 @@ def snapshot(row, world, state, scratch, log):
         log.Hmax[k, row] = state.H[k]
         log.lr_pred_t[k, row] = state.alpha_t[k]
         log.lr_enc_t[k, row] = state.beta_t[k]
-
-
-@kernel
-def householder_lq(W, L):
-    """L of W = L O by Householder reflections on the rows of W (r, d), which is overwritten; `order.lq_factor`.
-
-    Rows are scaled first where their squares would vanish or overflow, so that nothing is lost near collapse. A
-    reflector is kept with zeros before its diagonal: all loops then run over whole rows, which vectorise best.
-    """
-    r = W.shape[0]
-    scale = _safe_scale(W)
-    L[:] = 0.0
-    for k in range(r):
-        W[k, :k] = 0.0
-        square = np.float64(_dot(W[k], W[k]))
-        head = np.float64(W[k, k])
-        diagonal = -np.sqrt(square) if head > 0 else np.sqrt(square)
-        L[k, k] = diagonal
-        if square > 0.0:
-            # The reflector v = row - diagonal e_k, with ||v||^2 = 2 diagonal (diagonal - head).
-            W[k, k] = head - diagonal
-            _reflect(W, k, W.dtype.type(1.0 / (diagonal * (diagonal - head))))
-        for i in range(k + 1, r):
-            L[i, k] = W[i, k]
-    for k in range(r):
-        sign = -scale if L[k, k] < 0 else scale
-        for i in range(k, r):
-            L[i, k] *= sign
-
-
-@kernel
-def _reflect(W, k, factor):
-    """Reflect the rows below row k, two at a time, so that each pass over the reflector serves both."""
-    r, d = W.shape
-    v = W[k]
-    for i in range(k + 1, r - 1, 2):
-        x, y = W[i], W[i + 1]
-        product_x, product_y = W.dtype.type(0.0), W.dtype.type(0.0)
-        for j in range(d):
-            product_x += x[j] * v[j]
-            product_y += y[j] * v[j]
-        product_x *= factor
-        product_y *= factor
-        for j in range(d):
-            x[j] -= product_x * v[j]
-            y[j] -= product_y * v[j]
-    if (r - k) % 2 == 0:
-        x = W[r - 1]
-        product_x = factor * _dot(x, v)
-        for j in range(d):
-            x[j] -= product_x * v[j]
-
-
-@kernel
-def _safe_scale(W):
-    """Divide W by its largest entry where squares of its entries would leave the range of the type; the divisor."""
-    square = np.float64(_sum_squares(W))
-    if 1e-30 < square < 1e30:  # also far inside the range of float32
-        return 1.0
-    largest = 0.0
-    for i in range(W.shape[0]):
-        for j in range(W.shape[1]):
-            largest = max(largest, abs(np.float64(W[i, j])))
-    if largest == 0.0:
-        return 1.0
-    for i in range(W.shape[0]):
-        for j in range(W.shape[1]):
-            W[i, j] /= largest  # not times 1 / largest, which overflows for a subnormal
-    return largest
-
-
-@kernel
-def _dot(x, y):
-    total = x.dtype.type(0.0)
-    for j in range(x.size):
-        total += x[j] * y[j]
-    return total
-
-
-@kernel
-def spectral_norm_squared(P, square):
-    """||P||_2^2, the largest eigenvalue of P^T P by cyclic Jacobi rotations in the work space `square` (r, r)."""
-    r = P.shape[0]
-    for i in range(r):
-        for j in range(r):
-            total = 0.0
-            for m in range(r):
-                total += np.float64(P[m, i]) * np.float64(P[m, j])
-            square[i, j] = total
-    for _ in range(30):
-        off, diagonal = 0.0, 0.0
-        for i in range(r):
-            diagonal += square[i, i] ** 2
-            for j in range(i):
-                off += square[i, j] ** 2
-        if off <= 1e-32 * diagonal:
-            break
-        for p in range(r - 1):
-            for q in range(p + 1, r):
-                _jacobi_rotation(square, p, q)
-    largest = 0.0
-    for i in range(r):
-        largest = max(largest, square[i, i])
-    return largest
-
-
-@kernel
-def _jacobi_rotation(S, p, q):
-    if S[p, q] == 0.0:
-        return
-    ratio = (S[q, q] - S[p, p]) / (2.0 * S[p, q])
-    tangent = 1.0 / (abs(ratio) + np.sqrt(ratio * ratio + 1.0))
-    if ratio < 0:
-        tangent = -tangent
-    c = 1.0 / np.sqrt(tangent * tangent + 1.0)
-    s = tangent * c
-    for i in range(S.shape[0]):
-        a, b = S[i, p], S[i, q]
-        S[i, p], S[i, q] = c * a - s * b, s * a + c * b
-    for i in range(S.shape[0]):
-        a, b = S[p, i], S[q, i]
-        S[p, i], S[q, i] = c * a - s * b, s * a + c * b
 
 
 @kernel
@@ -449,7 +237,7 @@ def _set_rates(k, world, hyper, state, scratch):
         rate = hyper.c_beta[k] * hyper.tau[k] / H
         top = LIMIT_FRACTION * 2.0 * (1.0 + hyper.mu_B[k])
         # ||P||_F >= ||P||_2: below the limit of the cheap norm, the exact one need not be known.
-        if rate * (world.lambda_max_x * _sum_squares(state.P[k]) + hyper.eta[k]) > top:
+        if rate * (world.lambda_max_x * sum_squares(state.P[k]) + hyper.eta[k]) > top:
             curvature = world.lambda_max_x * spectral_norm_squared(state.P[k], scratch.square) + hyper.eta[k]
             if rate * curvature > top:
                 rate = top / curvature
@@ -508,42 +296,3 @@ def _inside_outside(B, world, scratch, b, L):
             scratch.W[i, j] = B[i, j] - scratch.W[i, j]
     b[:] = scratch.M_o
     householder_lq(scratch.W, L)
-
-
-@kernel
-def _subtract(M, N):
-    for i in range(M.shape[0]):
-        for j in range(M.shape[1]):
-            M[i, j] -= N[i, j]
-
-
-@kernel
-def _scale(M, factor):
-    for i in range(M.shape[0]):
-        for j in range(M.shape[1]):
-            M[i, j] *= factor
-
-
-@kernel
-def _scale_columns(M, factors):
-    for i in range(M.shape[0]):
-        for j in range(M.shape[1]):
-            M[i, j] *= factors[j]
-
-
-@kernel
-def _sum_squares(M):
-    total = 0.0
-    for i in range(M.shape[0]):
-        for j in range(M.shape[1]):
-            total += M[i, j] * M[i, j]
-    return total
-
-
-@kernel
-def _weighted_sum_squares(M, weights):
-    total = 0.0
-    for i in range(M.shape[0]):
-        for j in range(M.shape[1]):
-            total += weights[j] * M[i, j] * M[i, j]
-    return total

@@ -1,0 +1,180 @@
+"""Small linear algebra for the kernels: what numba lacks or would allocate for.
+
+numba's cache of a kernel notices changes of the kernel's own file alone: after an edit here, delete the package's
+`__pycache__` folders.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+kernel = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+"""Compiled once and cached on disk; releases the GIL."""
+
+
+@kernel
+def householder_lq(W, L):
+    """L of W = L O by Householder reflections on the rows of W (r, d), which is overwritten; `order.lq_factor`.
+
+    Rows are scaled first where their squares would vanish or overflow, so that nothing is lost near collapse. A
+    reflector is kept with zeros before its diagonal: all loops then run over whole rows, which vectorise best.
+    """
+    r = W.shape[0]
+    divisor = _safe_scale(W)
+    L[:] = 0.0
+    for k in range(r):
+        W[k, :k] = 0.0
+        square = np.float64(dot(W[k], W[k]))
+        head = np.float64(W[k, k])
+        diagonal = -np.sqrt(square) if head > 0 else np.sqrt(square)
+        L[k, k] = diagonal
+        if square > 0.0:
+            # The reflector v = row - diagonal e_k, with ||v||^2 = 2 diagonal (diagonal - head).
+            W[k, k] = head - diagonal
+            _reflect(W, k, W.dtype.type(1.0 / (diagonal * (diagonal - head))))
+        for i in range(k + 1, r):
+            L[i, k] = W[i, k]
+    for k in range(r):
+        sign = -divisor if L[k, k] < 0 else divisor
+        for i in range(k, r):
+            L[i, k] *= sign
+
+
+@kernel
+def _reflect(W, k, factor):
+    """Reflect the rows below row k, two at a time, so that each pass over the reflector serves both."""
+    r, d = W.shape
+    v = W[k]
+    for i in range(k + 1, r - 1, 2):
+        x, y = W[i], W[i + 1]
+        product_x, product_y = W.dtype.type(0.0), W.dtype.type(0.0)
+        for j in range(d):
+            product_x += x[j] * v[j]
+            product_y += y[j] * v[j]
+        product_x *= factor
+        product_y *= factor
+        for j in range(d):
+            x[j] -= product_x * v[j]
+            y[j] -= product_y * v[j]
+    if (r - k) % 2 == 0:
+        x = W[r - 1]
+        product_x = factor * dot(x, v)
+        for j in range(d):
+            x[j] -= product_x * v[j]
+
+
+@kernel
+def _safe_scale(W):
+    """Divide W by its largest entry where squares of its entries would leave the range of the type; the divisor."""
+    square = np.float64(sum_squares(W))
+    if 1e-30 < square < 1e30:  # also far inside the range of float32
+        return 1.0
+    largest = 0.0
+    for i in range(W.shape[0]):
+        for j in range(W.shape[1]):
+            largest = max(largest, abs(np.float64(W[i, j])))
+    if largest == 0.0:
+        return 1.0
+    for i in range(W.shape[0]):
+        for j in range(W.shape[1]):
+            W[i, j] /= largest  # not times 1 / largest, which overflows for a subnormal
+    return largest
+
+
+@kernel
+def spectral_norm_squared(P, square):
+    """||P||_2^2, the largest eigenvalue of P^T P by cyclic Jacobi rotations in the work space `square` (r, r)."""
+    r = P.shape[0]
+    for i in range(r):
+        for j in range(r):
+            total = 0.0
+            for m in range(r):
+                total += np.float64(P[m, i]) * np.float64(P[m, j])
+            square[i, j] = total
+    for _ in range(30):
+        off, diagonal = 0.0, 0.0
+        for i in range(r):
+            diagonal += square[i, i] ** 2
+            for j in range(i):
+                off += square[i, j] ** 2
+        if off <= 1e-32 * diagonal:
+            break
+        for p in range(r - 1):
+            for q in range(p + 1, r):
+                _jacobi_rotation(square, p, q)
+    largest = 0.0
+    for i in range(r):
+        largest = max(largest, square[i, i])
+    return largest
+
+
+@kernel
+def _jacobi_rotation(S, p, q):
+    if S[p, q] == 0.0:
+        return
+    ratio = (S[q, q] - S[p, p]) / (2.0 * S[p, q])
+    tangent = 1.0 / (abs(ratio) + np.sqrt(ratio * ratio + 1.0))
+    if ratio < 0:
+        tangent = -tangent
+    c = 1.0 / np.sqrt(tangent * tangent + 1.0)
+    s = tangent * c
+    for i in range(S.shape[0]):
+        a, b = S[i, p], S[i, q]
+        S[i, p], S[i, q] = c * a - s * b, s * a + c * b
+    for i in range(S.shape[0]):
+        a, b = S[p, i], S[q, i]
+        S[p, i], S[q, i] = c * a - s * b, s * a + c * b
+
+
+@kernel
+def dot(x, y):
+    """X . y of two vectors."""
+    total = x.dtype.type(0.0)
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
+
+
+@kernel
+def subtract(M, N):
+    """M <- M - N."""
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            M[i, j] -= N[i, j]
+
+
+@kernel
+def scale(M, factor):
+    """M <- factor M."""
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            M[i, j] *= factor
+
+
+@kernel
+def scale_columns(M, factors):
+    """M <- M diag(factors)."""
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            M[i, j] *= factors[j]
+
+
+@kernel
+def sum_squares(M):
+    """Squared Frobenius norm of M."""
+    total = 0.0
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            total += M[i, j] * M[i, j]
+    return total
+
+
+@kernel
+def weighted_sum_squares(M, weights):
+    """tr(M diag(weights) M^T)."""
+    total = 0.0
+    for i in range(M.shape[0]):
+        for j in range(M.shape[1]):
+            total += weights[j] * M[i, j] * M[i, j]
+    return total
