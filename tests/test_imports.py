@@ -16,14 +16,14 @@ MODULES = sorted(
 HOMES = {
     "numba": ("byolsim.normals", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
-    "pyarrow": ("byolsim.store", "byolsim.launch", "byolsim.analysis", "byolsim.cli"),
+    "pyarrow": ("byolsim.store", "byolsim.launch", "byolsim.processes", "byolsim.analysis", "byolsim.cli"),
     "matplotlib": ("byolsim.analysis", "byolsim.cli"),
     "click": ("byolsim.cli",),
     "rich": (),
     "wandb": (),
 }
 CORE = ("config", "describe", "errors", "world", "streams", "theory", "schedule", "order", "metrics", "record")
-OUTER = ("byolsim.store", "byolsim.analysis", "byolsim.cli", "byolsim.launch")
+OUTER = ("byolsim.store", "byolsim.analysis", "byolsim.cli", "byolsim.launch", "byolsim.processes")
 
 
 def loaded_by(module):

@@ -31,24 +31,40 @@ def read_folder(runs_dir: str | Path, columns: Sequence[str]) -> Folder:
         If the folder is not there or holds no Parquet file that can be used.
     """
     folder = Folder()
-    seen: dict[str, Path] = {}
+    folder.runs.extend(each_run(runs_dir, columns, folder.skipped))
+    return folder
+
+
+def each_run(runs_dir: str | Path, columns: Sequence[str], skipped: list[str]) -> Iterator[tuple[RunInfo, pa.Table]]:
+    """The runs of a folder one at a time, each id once, so that a large folder need not fit in memory.
+
+    Parameters
+    ----------
+    runs_dir : folder of run files.
+    columns : names to read; no other column is touched.
+    skipped : gets one line for each damaged or foreign file.
+
+    Raises
+    ------
+    UserError
+        As `read_folder`, once the last file has been seen.
+    """
+    seen: set[str] = set()
     for path in _files(runs_dir):
         try:
             info, table = read_columns(path, columns)
         except UserError as error:
-            folder.skipped.append(str(error))
+            skipped.append(str(error))
             continue
-        if info.run_id not in seen:
-            seen[info.run_id] = path
-            folder.runs.append((info, table))
-    if not folder.runs:
-        bad = (
-            f" ({len(folder.skipped)} files could not be read, the first: {folder.skipped[0]})"
-            if folder.skipped
-            else ""
-        )
+        missing = [name for name in columns if name not in table.column_names]
+        if missing:
+            skipped.append(f"{path}: has no column {missing[0]!r}")
+        elif info.run_id not in seen:
+            seen.add(info.run_id)
+            yield info, table
+    if not seen:
+        bad = f" ({len(skipped)} files could not be read, the first: {skipped[0]})" if skipped else ""
         raise UserError(f"runs folder {str(runs_dir)!r} holds no run: must hold Parquet files of byolsim{bad}")
-    return folder
 
 
 def _files(runs_dir: str | Path) -> Iterator[Path]:
@@ -90,3 +106,9 @@ def value_at(epochs: np.ndarray, values: np.ndarray, epoch: int, use_last_valid:
     here = epochs <= epoch if use_last_valid else epochs == epoch
     usable = np.flatnonzero(here & np.isfinite(values))
     return float(values[usable[-1]]) if usable.size else float("nan")
+
+
+def values_at(table: pa.Table, names: Sequence[str], epoch: int, use_last_valid: bool) -> dict[str, float]:
+    """`value_at` of several columns of one run's rows; a null counts as NaN."""
+    epochs = table["epoch"].to_numpy()
+    return {name: value_at(epochs, table[name].to_numpy(), epoch, use_last_valid) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from byolsim.analysis.select import check_metric
 from byolsim.cli.figs import draw
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.run import run_one
@@ -26,6 +27,8 @@ def command(given: Given) -> int:
     figures = given.build(
         FigsConfig, runs_dir=output.out_dir, epoch=grid.epochs, lr_enc_mode=grid.lr_enc_mode, use_last_valid=False
     )
+    for name in ("metric", "enc_metric"):
+        check_metric(getattr(figures, name), name)
     run_one(run, run_output, [])
     code = sweep_grid(grid, output, sweep_notes(given.values, grid))
     if output.dry_run:

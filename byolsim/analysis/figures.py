@@ -1,0 +1,73 @@
+"""All figures of a sweep, from a folder of runs to a folder of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import secrets
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from byolsim.analysis.heatmaps import heatmap
+from byolsim.analysis.select import Grid, check_metric, select_grids
+from byolsim.analysis.slices import LOSS, loss_slices
+from byolsim.config import FigsConfig
+from byolsim.errors import UserError
+
+DPI = 150
+
+
+def draw_figures(config: FigsConfig) -> tuple[list[Path], list[str]]:
+    """Draw the heatmaps and slices of each batch size (SPEC 7); nothing is simulated.
+
+    Every file is read once, and only the columns that are drawn. A picture appears complete or not at all, and replaces
+    an older one of its name.
+
+    Returns
+    -------
+    The pictures' paths, and one line for each run file that was damaged or foreign and therefore skipped.
+
+    Raises
+    ------
+    UserError
+        As `select_grids`, or if a picture cannot be written.
+    """
+    check_metric(config.metric)
+    check_metric(config.enc_metric, "enc_metric")
+    metrics = list(dict.fromkeys([config.metric, config.enc_metric, "erank_encoded", "erank_pred"]))
+    selection = select_grids(config, list(dict.fromkeys([*metrics, LOSS])))
+    out = Path(config.out)
+    paths = [
+        _write(draw(), out / f"{name}_bs{grid.batch_size}_epoch{config.epoch}.png")
+        for grid in selection.grids
+        for name, draw in _figures(grid, metrics)
+    ]
+    return paths, selection.skipped
+
+
+def _figures(grid: Grid, metrics: list[str]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Name and drawing of each figure; drawn one at a time, so that few are in memory."""
+    for metric in metrics:
+        yield f"heatmap_{metric}", partial(heatmap, grid, metric)
+    yield "slices_loss_vs_alpha", partial(loss_slices, grid)
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    """Draw in memory, write to a temporary name in the same folder, rename."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=DPI, facecolor="white")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(picture.getbuffer())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path

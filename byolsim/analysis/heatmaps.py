@@ -1,0 +1,173 @@
+"""Heatmaps: one metric over predictor rate and EMA rate, the mean over seeds in each cell.
+
+- coloured: the mean over the seeds that have a finite value (of a log10 metric: the mean of the logarithms);
+- hatched: at least one seed diverged at or before the epoch. The cell is coloured too where a finite value is left: of
+  the other seeds, or with `use_last_valid` also of the diverged run before it diverged;
+- blank: no run; blank with a ring: a run that has no value (a null).
+
+Colour limits come from the cells without divergence, if any has a value: what a diverging run passes through would
+leave no colour for the others. Values beyond them are shown as the colour bar's pointed ends.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import Stroke
+
+from byolsim.analysis.overlays import RateLine, rate_lines
+from byolsim.analysis.panels import (
+    COLOUR_MAP,
+    SMALL,
+    TEXT,
+    Panel,
+    add_legend,
+    cell_edges,
+    label_rows,
+    new_figure,
+    set_ticks,
+    set_title,
+)
+from byolsim.analysis.select import Array, Grid, Mask
+from byolsim.metrics import METRICS
+
+TAU_LABEL = "EMA rate τ = 1 − m"
+Extend = Literal["neither", "both", "min", "max"]
+_HATCH = "////"
+_LOG_FROM = 10.0
+"""Positive values that span more than this factor get a logarithmic colour scale."""
+
+
+def heatmap(grid: Grid, metric: str) -> Figure:
+    """The heatmap of one metric: a panel per beta, one colour scale for all panels and the auto column."""
+    mean = grid.mean(metric)
+    figure, panels = new_figure(grid, size=(1.7, 1.8))
+    norm, extend = colour_scale(mean, grid.any_diverged())
+    lines: list[RateLine] = []
+    for b, panel in enumerate(panels):
+        _draw_cells(grid, metric, b, panel, norm)
+        if panel.fixed is not None:
+            lines = rate_lines(panel.fixed.get_xlim(), panel.fixed.get_ylim(), grid.setting.config.mom_pred)
+            for line in lines:
+                _draw_line(panel.fixed, line)
+    label_rows(panels, TAU_LABEL)
+    if norm is not None:
+        bar = figure.colorbar(
+            ScalarMappable(norm, COLOUR_MAP), ax=[ax for panel in panels for ax in panel.axes], extend=extend
+        )
+        bar.ax.tick_params(which="both", labelsize=SMALL)
+        bar.set_label(metric_label(grid, metric, log=isinstance(norm, LogNorm)), fontsize=TEXT)
+    notes = [] if norm is not None else [f"no run has a finite value of {metric}"]
+    set_title(figure, grid, metric, notes)
+    add_legend(figure, _legend_handles(grid, metric, lines))
+    return figure
+
+
+def metric_label(grid: Grid, metric: str, log: bool = False) -> str:
+    """Title, column name and what the scale needs, in short lines."""
+    text = textwrap.fill(METRICS[metric], 48) + f"\n[{metric}]"
+    if metric.startswith("erank"):
+        text += f", 1 to {grid.setting.config.d_latent} dimensions"
+    return text + (", logarithmic scale" if log else "")
+
+
+def colour_scale(mean: Array, diverged: Mask) -> tuple[Normalize | None, Extend]:
+    """Colour limits from the finite cells, without the diverged ones if others are left; None where nothing is finite.
+
+    Returns the norm and the ends of the colour bar beyond which there are values, as matplotlib's `extend`.
+    """
+    finite = mean[np.isfinite(mean)]
+    if not finite.size:
+        return None, "neither"
+    trusted = mean[np.isfinite(mean) & ~diverged]
+    shown = trusted if trusted.size else finite
+    low, high = float(shown.min()), float(shown.max())
+    below, above = bool(finite.min() < low), bool(finite.max() > high)
+    extend: Extend = "both" if below and above else "min" if below else "max" if above else "neither"
+    if low > 0 and high / low > _LOG_FROM:
+        return LogNorm(low, high), extend
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value: a scale around it, no rounding noise in colour
+        room = 0.1 * max(abs(low), abs(high)) or 1.0
+        low, high = low - room, high + room
+    return Normalize(low, high), extend
+
+
+def _draw_cells(grid: Grid, metric: str, b: int, panel: Panel, norm: Normalize | None) -> None:
+    tau_edges = cell_edges(grid.taus)
+    alphas = [alpha for alpha in grid.alphas if alpha is not None]
+    if panel.fixed is not None:
+        edges = cell_edges(alphas)
+        _draw_block(panel.fixed, grid, metric, b, slice(0, len(alphas)), (edges, tau_edges), norm)
+        set_ticks(panel.fixed.xaxis, alphas)
+    if panel.auto is not None:
+        unit = np.array([0.0, 1.0])
+        _draw_block(panel.auto, grid, metric, b, slice(len(alphas), None), (unit, tau_edges), norm)
+    for ax in panel.axes:
+        set_ticks(ax.yaxis, grid.taus)
+
+
+def _draw_block(
+    ax: Axes, grid: Grid, metric: str, b: int, columns: slice, edges: tuple[Array, Array], norm: Normalize | None
+) -> None:
+    """The cells of one axes: colours, hatches over diverged ones, rings in those without a value."""
+    x, y = edges
+    mean = grid.mean(metric)[b, :, columns]
+    ax.set_yscale("log")
+    ax.set_xlim(x[0], x[-1])
+    ax.set_ylim(y[0], y[-1])
+    ax.tick_params(which="minor", left=False, bottom=False)
+    mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(mean), cmap=COLOUR_MAP, norm=norm)
+    for i, j in np.argwhere(grid.any_diverged()[b, :, columns]):
+        ink = _ink(mesh.to_rgba(mean[i, j])) if norm is not None and np.isfinite(mean[i, j]) else "0.35"
+        corner, size = (x[j], y[i]), (x[j + 1] - x[j], y[i + 1] - y[i])
+        ax.add_patch(Rectangle(corner, *size, fill=False, hatch=_HATCH, edgecolor=ink, linewidth=0))
+    ax.vlines(x[1:-1], y[0], y[-1], color="0.9", linewidth=0.6)
+    ax.hlines(y[1:-1], x[0], x[-1], color="0.9", linewidth=0.6)
+    for i, j in np.argwhere(grid.no_value(metric)[b, :, columns]):
+        # the middle of a cell in the picture: geometric on the logarithmic axes, arithmetic in the auto column
+        middle = np.sqrt(x[j] * x[j + 1]) if ax.get_xscale() == "log" else (x[j] + x[j + 1]) / 2
+        ax.plot([middle], [np.sqrt(y[i] * y[i + 1])], linestyle="none", **_RING)
+
+
+_RING: dict[str, Any] = {"marker": "o", "color": "0.35", "markerfacecolor": "none", "markersize": 4.0}
+
+
+def _ink(colour: object) -> str:
+    """Black or white, whichever is read better on a colour."""
+    red, green, blue = mpl.colors.to_rgb(tuple(np.ravel(np.asarray(colour))[:3]))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+
+def _draw_line(ax: Axes, line: RateLine) -> None:
+    ax.add_line(_line_artist(line, [*line.alphas], [*line.taus]))
+
+
+def _line_artist(line: RateLine, x: list[float], y: list[float]) -> Line2D:
+    """Black on a white band, to be seen on every colour of the map."""
+    artist = Line2D(x, y, color="black", linewidth=1.3, linestyle="--" if line.dashed else "-", label=line.label)
+    band = Stroke(linewidth=3.0, foreground="white")
+    artist.set_path_effects([band, Stroke(linewidth=1.3, foreground="black")])
+    return artist
+
+
+def _legend_handles(grid: Grid, metric: str, lines: list[RateLine]) -> list[Artist]:
+    """Only what occurs in the figure."""
+    handles: list[Artist] = [_line_artist(line, [], []) for line in lines]
+    if grid.any_diverged().any():
+        label = "diverged" if len(grid.seeds) == 1 else "a seed diverged"
+        handles.append(Patch(fill=False, hatch=_HATCH, edgecolor="0.35", linewidth=0, label=label))
+    if grid.no_value(metric).any():
+        handles.append(Line2D([], [], linestyle="none", label="run without a value", **_RING))
+    if grid.missing().any():
+        handles.append(Patch(facecolor="white", edgecolor="0.6", linewidth=0.6, label="no run"))
+    return handles

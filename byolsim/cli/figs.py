@@ -1,0 +1,29 @@
+"""`byolsim figs`: the pictures of a grid."""
+
+from __future__ import annotations
+
+import click
+
+from byolsim.analysis.figures import draw_figures
+from byolsim.cli.options import Given, command_of
+from byolsim.config import FigsConfig
+
+
+@command_of(
+    FigsConfig,
+    help="Draw heatmaps and slices of a sweep, for each batch size: of stored runs, nothing is computed.",
+    epilog="Single runs in the folder are ignored; damaged and foreign files are named and skipped.",
+)
+def command(given: Given) -> int:
+    """Parse, draw, show."""
+    draw(given.build(FigsConfig))
+    return 0
+
+
+def draw(config: FigsConfig) -> None:
+    """Draw as the command does, and say what was written and what was skipped."""
+    paths, skipped = draw_figures(config)
+    for line in skipped:
+        click.echo(f"skipped {line}", err=True)
+    for path in paths:
+        click.echo(f"wrote {path}")
