@@ -42,7 +42,7 @@ def test_a_file_gives_back_the_run(record, path):
     assert table.schema.remove_metadata() == schema()
     assert table["epoch"].to_pylist() == record.epochs.tolist()
     for name in METRICS:
-        np.testing.assert_array_equal(table[name].to_pandas().to_numpy(float), record.columns[name], err_msg=name)
+        np.testing.assert_array_equal(table[name].to_numpy(), record.columns[name], err_msg=name)
     first = table.slice(0, 1).to_pylist()[0]
     assert {name: first[name] for name in RunConfig.model_fields} == record.config.model_dump()
     assert first["ema_m"] == record.config.ema_m
