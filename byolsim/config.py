@@ -5,7 +5,8 @@ no number, `True` is no integer, an unknown key is an error, and nothing is infi
 Parquet columns and `docs/options.md` are derived from these fields.
 
 A configuration is resolved when it is built (SPEC 4 and 8): learning rates that the auto schedule sets are None,
-`backend` and `device` are concrete, and what has no meaning for the chosen model or sampler is None.
+`backend` is concrete, and what has no meaning for the chosen model or sampler is None. (A torch `device` of auto
+becomes concrete when the backend first sees the configuration.)
 """
 
 from __future__ import annotations
@@ -210,6 +211,10 @@ class _Shared(Frozen):
             raise ValueError("device = 'cuda' belongs to backend = 'torch', not to 'numba'")
         if self.sampler == "moments" and mlp:
             raise ValueError("sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'")
+        if self.sampler == "population" and mlp:
+            raise ValueError("sampler = 'population' needs linear models: with an MLP use sampler = 'minibatch'")
+        if self.init == "pinv" and mlp:
+            raise ValueError("init = 'pinv' needs linear models: with an MLP use init = 'zero_pred' or 'random'")
         if not self.stop_grad and self.sampler == "moments":
             raise ValueError("stop_grad = False needs sampler = 'minibatch' or 'population', not 'moments'")
         return self

@@ -7,11 +7,9 @@ from itertools import product
 
 import numpy as np
 
+from byolsim.backends.base import RUNS_PER_GROUP
 from byolsim.config import RunConfig, SweepConfig, round12
 from byolsim.simulate import group_key
-
-RUNS_PER_TASK = 64
-"""A larger group gains nothing more from shared draws, and loses more if its process dies."""
 
 
 def logspace(start: float, stop: float, steps: int) -> list[float]:
@@ -52,10 +50,11 @@ def _rates(sweep: SweepConfig, tau: float) -> Iterator[dict[str, float]]:
             yield {"lr_pred": alpha, "auto_alpha_c": 0.0, "lr_enc": beta, "auto_beta_c": 0.0}
 
 
-def tasks(runs: Sequence[RunConfig], workers: int) -> list[list[RunConfig]]:
+def tasks(runs: Sequence[RunConfig], workers: int, limit: int = RUNS_PER_GROUP) -> list[list[RunConfig]]:
     """Cut runs into groups that share a stream, the costly ones first, with at least one for every worker if possible.
 
-    A group is split only where there are fewer groups than workers: its draws are then made once in each part.
+    A group is split only where it has more than `limit` runs or where there are fewer groups than workers: its draws
+    are then made once in each part.
     """
     groups: dict[object, list[RunConfig]] = {}
     for run in runs:
@@ -63,7 +62,7 @@ def tasks(runs: Sequence[RunConfig], workers: int) -> list[list[RunConfig]]:
     parts = -(-workers // len(groups)) if groups else 1
     pieces = []
     for group in groups.values():
-        size = min(RUNS_PER_TASK, -(-len(group) // parts))
+        size = min(limit, -(-len(group) // parts))
         pieces += [group[i : i + size] for i in range(0, len(group), size)]
     return sorted(pieces, key=_cost, reverse=True)
 

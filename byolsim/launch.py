@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from byolsim.backends import get_backend
+from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig, SweepConfig
 from byolsim.errors import UserError
 from byolsim.grid import expand, tasks
@@ -47,7 +48,7 @@ def run(
     UserError
         If the configuration cannot be run, the folder cannot be written, or a file of another run has the name.
     """
-    get_backend(config.backend).check(config)
+    config = get_backend(config.backend).resolve(config)
     path = run_path(out_dir, config, run_name)
     if not force and path.exists():
         if is_complete(path, config):
@@ -55,7 +56,10 @@ def run(
         if run_name is not None:
             raise UserError(f"{path} is there and is another run's: choose another run_name, or --force to replace it")
     check_writable(out_dir)
-    (record,) = simulate_runs([config], progress)
+    try:
+        (record,) = simulate_runs([config], progress)
+    except GroupTooLarge as error:
+        raise UserError(f"{error}: lower batch_size, d_obs or hidden") from error
     save(record, path)
     clear_failure(out_dir, config)
     if log_wandb:
@@ -111,12 +115,12 @@ def plan_sweep(
     config: SweepConfig, out_dir: str | Path = "runs_parquet", *, workers: int | None = None, force: bool = False
 ) -> Plan:
     """What `sweep` would do; nothing is written. `UserError` if a backend cannot run a configuration."""
-    runs = expand(config)
-    for run in runs:
-        get_backend(run.backend).check(run)
+    backend = get_backend(config.backend)
+    runs = [backend.resolve(run) for run in expand(config)]
     pending = [run for run in runs if force or not is_complete(run_path(out_dir, run), run)]
-    count = workers or available_cores()
-    todo = tasks(pending, count) if pending else []
+    # One process feeds a GPU: a group there is as large as its memory allows.
+    count = 1 if runs[0].device == "cuda" else workers or available_cores()
+    todo = tasks(pending, count, backend.group_limit(runs[0])) if pending else []
     return Plan(Path(out_dir), runs, todo, min(count, len(todo)))
 
 
@@ -144,7 +148,7 @@ def carry_out(
 
 def describe_run(config: RunConfig, out_dir: str | Path, *, run_name: str | None = None, force: bool = False) -> str:
     """What `run` would do, without doing it."""
-    get_backend(config.backend).check(config)
+    config = get_backend(config.backend).resolve(config)
     path = run_path(out_dir, config, run_name)
     if is_complete(path, config) and not force:
         return f"{path} is there already: nothing to compute"

@@ -4,7 +4,8 @@ Everything is computed from unsquared factors. With F = [M_o Lambda^(1/2), sigma
 
     C_oo = F F^T,    F = U S V^T,    P* = C_to C_oo^+ = M_t Lambda^(1/2) V_z S^+ U^T,
 
-V_z being the r rows of V that belong to the latent. A metric without a meaning at a state is NaN, a null in the file.
+V_z being the r rows of V that belong to the latent. Models with an MLP are measured on a sample (`sampled_metrics`).
+A metric without a meaning at a state is NaN, a null in the file.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from byolsim.order import OrderParameters
+from byolsim.order import OrderParameters, SampledFeatures
 from byolsim.world import World
 
 Array = NDArray[np.float64]
@@ -60,16 +61,45 @@ def order_metrics(order: OrderParameters, world: World) -> dict[str, Array]:
         residual = np.concatenate([(order.P @ M_o - M_t) * root_lam, sigma * (order.P @ Q_o), sigma * Q_t], axis=-1)
         columns = {"loss_pop": 0.5 * _norm(residual) ** 2, "Hmax_exact": S[..., 0] ** 2, "gap": order.gap}
         columns |= _predictor_metrics(order.P, P_star)
-        columns |= _encoder_metrics(order, Q_o, M_o, world)
-        S_pred = np.linalg.svd(order.P @ F, compute_uv=False)
-        for name, s in (("encoded", S), ("pred", S_pred)):
-            columns[f"erank_{name}"] = effective_rank(s**2)
-            columns[f"erank_sv_{name}"] = effective_rank(s)
-        collapsed = S[..., 0] == 0
-        return {
-            name: np.where(collapsed, np.nan, value) if name.startswith("W_") else value
-            for name, value in columns.items()
-        }
+        columns |= _encoder_metrics(order.b_o, order.L_o, world)
+        columns |= _rank_metrics(S, np.asarray(np.linalg.svd(order.P @ F, compute_uv=False)))
+        return _without_collapsed(columns, S)
+
+
+def sampled_metrics(features: SampledFeatures, world: World) -> dict[str, Array]:
+    """The same columns for models with an MLP, from their evaluation sample; each of shape (K, L).
+
+    Ranks, `loss_pop` and `Hmax_exact` are those of the sample, and the encoder metrics those of the best linear fit.
+    `W_*` compare a linear predictor with the sample's Wiener predictor, and are NaN for an MLP predictor.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        P_star, S = _wiener(features.F, features.cross)
+        columns = {"loss_pop": features.loss, "Hmax_exact": S[..., 0] ** 2, "gap": features.gap}
+        if features.P is None:
+            nothing = np.full(features.gap.shape, np.nan)
+            columns |= dict.fromkeys(("W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err"), nothing)
+        else:
+            columns |= _predictor_metrics(features.P, P_star)
+        columns |= _encoder_metrics(features.b_o, features.L_o, world)
+        columns |= _rank_metrics(S, np.asarray(np.linalg.svd(features.F_pred, compute_uv=False)))
+        return _without_collapsed(columns, S)
+
+
+def _rank_metrics(S: Array, S_pred: Array) -> dict[str, Array]:
+    """Effective ranks of the features and the predictions from the singular values of their factors."""
+    columns: dict[str, Array] = {}
+    for name, s in (("encoded", S), ("pred", S_pred)):
+        columns[f"erank_{name}"] = effective_rank(s**2)
+        columns[f"erank_sv_{name}"] = effective_rank(s)
+    return columns
+
+
+def _without_collapsed(columns: dict[str, Array], S: Array) -> dict[str, Array]:
+    """`W_*` mean nothing where all features are zero."""
+    collapsed = S[..., 0] == 0
+    return {
+        name: np.where(collapsed, np.nan, value) if name.startswith("W_") else value for name, value in columns.items()
+    }
 
 
 def effective_rank(weights: Array) -> Array:
@@ -91,7 +121,7 @@ def _wiener(F: Array, M_t_white: Array) -> tuple[Array, Array]:
     keep = (RANK_CUTOFF * S[..., :1] < S) & (S > 0)
     S_inv = np.where(keep, 1.0 / np.where(keep, S, 1.0), 0.0)
     V_z = np.swapaxes(Vt[..., :r], -1, -2)
-    return (M_t_white @ V_z * S_inv[..., None, :]) @ np.swapaxes(U, -1, -2), S
+    return np.asarray((M_t_white @ V_z * S_inv[..., None, :]) @ np.swapaxes(U, -1, -2)), S
 
 
 def _predictor_metrics(P: Array, P_star: Array) -> dict[str, Array]:
@@ -115,21 +145,21 @@ def _log10(error: Array, size: Array) -> Array:
     return np.where(argument > 0, np.log10(argument), np.nan)
 
 
-def _encoder_metrics(order: OrderParameters, Q_o: Array, M_o: Array, world: World) -> dict[str, Array]:
+def _encoder_metrics(b: Array, L: Array, world: World) -> dict[str, Array]:
     """BA_err_aligned, enc_procrustes_fro and enc_proj_dist.
 
     The projector distance is computed from sines, (r - k) + 2 norm(V_k outside the span of A)^2 with k the rank of
     B_o: the difference of the projectors itself would lose half the digits near zero.
     """
     r = world.r
-    R_t = np.swapaxes(_nearest_rotation(order.b_o @ world.R_A_inv.T), -1, -2)
-    inside, outside = _norm(R_t @ order.b_o - world.R_A_inv), _norm(order.L_o)
-    _, s, Vt = np.linalg.svd(Q_o, full_matrices=False)
+    R_t = np.swapaxes(_nearest_rotation(b @ world.R_A_inv.T), -1, -2)
+    inside, outside = _norm(R_t @ b - world.R_A_inv), _norm(L)
+    _, s, Vt = np.linalg.svd(np.concatenate([b, L], axis=-1), full_matrices=False)
     in_rank = (s > RANK_CUTOFF * s[..., :1]) & (s > 0)
     rank = in_rank.sum(axis=-1)
     sines = np.where(in_rank, (Vt[..., r:] ** 2).sum(axis=-1), 0.0).sum(axis=-1)
     return {
-        "BA_err_aligned": _norm(R_t @ M_o - np.eye(r)),
+        "BA_err_aligned": _norm(R_t @ (b @ world.R_A) - np.eye(r)),
         "enc_procrustes_fro": np.sqrt(inside**2 + outside**2),
         "enc_proj_dist": np.where(rank > 0, np.sqrt((r - rank) + 2 * sines), np.nan),
     }

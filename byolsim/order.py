@@ -38,6 +38,34 @@ class OrderParameters:
     gap: Array
 
 
+@dataclass(frozen=True)
+class SampledFeatures:
+    """The state of K runs with an MLP at L logged epochs, measured on a fixed evaluation sample of N views.
+
+    Rows of features over the root of N have the LQ factorisation Z_o / sqrt(N) = F O, so that C_oo = F F^T and
+    C_to = (Z_t O^T / sqrt(N)) F^T without a squared matrix.
+
+    Attributes
+    ----------
+    P : (K, L, r, r) the predictor, or None where it is an MLP.
+    F : (K, L, r, r) lower triangular factor of the online features, C_oo = F F^T.
+    F_pred : (K, L, r, r) that of the predictions.
+    cross : (K, L, r, r) Z_t O^T / sqrt(N).
+    b_o, L_o : (K, L, r, r) inside and outside part of the best linear fit B = E[f(x) x^T] E[x x^T]^-1 on the sample.
+    loss : (K, L) the loss on the sample.
+    gap : (K, L) the distance of all parameters of the online and the target encoder.
+    """
+
+    P: Array | None
+    F: Array
+    F_pred: Array
+    cross: Array
+    b_o: Array
+    L_o: Array
+    loss: Array
+    gap: Array
+
+
 def lq_factor(B: Array) -> Array:
     """Lower triangular L (r x r, non-negative diagonal) with B = L O, O O^T = I, for a B of shape (r, d), d >= r.
 

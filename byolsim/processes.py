@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from byolsim.backends import get_backend
+from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
 from byolsim.record import ClipCounts
@@ -49,6 +50,13 @@ def run_task(
     paths = [run_path(out_dir, config) for config in group]
     try:
         records = simulate_runs(group, lambda epochs: progress(epochs * len(group)))
+    except GroupTooLarge as error:
+        if len(group) == 1:
+            return [_failed(group[0], paths[0], error)]
+        half = len(group) // 2
+        return [
+            outcome for part in (group[:half], group[half:]) for outcome in run_task(part, out_dir, log_wandb, progress)
+        ]
     except (MemoryError, ArithmeticError, ValueError, UserError) as error:
         return [_failed(config, path, error) for config, path in zip(group, paths, strict=True)]
     outcomes = []

@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_limits
 from byolsim.backends import get_backend
 from byolsim.backends.base import PER_RUN_FIELDS, LogBlock
 from byolsim.config import RunConfig
-from byolsim.metrics import METRICS, order_metrics
+from byolsim.metrics import METRICS, order_metrics, sampled_metrics
+from byolsim.order import OrderParameters
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.world import World
 
@@ -43,8 +44,7 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     if len({group_key(config) for config in group}) != 1:
         raise ValueError("the runs of a group must share their world, data key, logged epochs and dtype")
     backend = get_backend(group[0].backend)
-    for config in group:
-        backend.check(config)
+    group = [backend.resolve(config) for config in group]
     start = time.perf_counter()
     with threadpool_limits(1):
         world = World.from_config(group[0])
@@ -60,7 +60,10 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
 
 def _columns(block: LogBlock, world: World) -> dict[str, NDArray[np.float64]]:
     """All metric columns of one block, (K, L); the loss of epoch 0 is the population loss."""
-    columns = order_metrics(block.order, world)
+    if isinstance(block.order, OrderParameters):
+        columns = order_metrics(block.order, world)
+    else:
+        columns = sampled_metrics(block.order, world)
     columns["loss"] = np.where(block.epochs == 0, columns["loss_pop"], block.loss)
     columns |= {name: getattr(block, name) for name in ("Hmax", "lr_pred_t", "lr_enc_t")}
     return columns

@@ -74,3 +74,12 @@ def split_draws(row: NDArray[np.float64], key: MinibatchKey) -> tuple[NDArray[np
     """The views (z / sqrt(lam), e / sigma, e+ / sigma), shaped (r, n), (d, n), (d, n), of one step's row of draws."""
     n, d, r = key.n, key.d, key.r
     return row[: r * n].reshape(r, n), row[r * n : (r + d) * n].reshape(d, n), row[(r + d) * n :].reshape(d, n)
+
+
+def evaluation_draws(key: MinibatchKey) -> NDArray[np.float64]:
+    """One row of draws, as `minibatch_blocks` yields them, of the fixed evaluation sample with key.n views."""
+    from byolsim.normals import fill_normals
+
+    row = np.empty(key.normals_per_step)
+    fill_normals(keyed_seed("evaluation", key.seed, key.n, key.d, key.r), row)
+    return row

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import LogBlock
@@ -15,7 +17,9 @@ from byolsim.simulate import simulate_runs
 from byolsim.world import World
 
 Array = np.ndarray
-BACKENDS = ("numba",)
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+needs_torch = [pytest.mark.torch, pytest.mark.skipif(not HAS_TORCH, reason="no torch")]
+BACKENDS = ("numba", pytest.param("torch", marks=needs_torch))
 """The catalogue that parametrises every contract test."""
 
 SMALL: dict[str, Any] = {
@@ -27,6 +31,7 @@ SMALL: dict[str, Any] = {
     "latent_spectrum": "geometric:0.5:4",
     "mixing": "gaussian",
     "init": "random",
+    "device": "cpu",
     "mom_pred": 0.5,
     "mom_enc": 0.4,
 }

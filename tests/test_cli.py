@@ -150,8 +150,9 @@ MISTAKES = {
     "run --latent_spectrum cubic:1": "--latent_spectrum = 'cubic:1' is not allowed (unknown kind of spectrum): "
     "must be geometric:LO:HI, linear:LO:HI, flat:V or d_latent numbers > 0",
     "run --enc mlp --backend numba": "backend = 'numba' runs linear models only: an MLP needs backend = 'torch'",
-    "run --enc mlp": "backend 'torch' is not part of this version: must be one of numba",
-    "run --device cuda": "backend 'torch' is not part of this version: must be one of numba",
+    "run --enc mlp --init pinv": "init = 'pinv' needs linear models: with an MLP use init = 'zero_pred' or 'random'",
+    "run --enc mlp --sampler population": "sampler = 'population' needs linear models: with an MLP use sampler = "
+    "'minibatch'",
     "run --device cuda --backend numba": "device = 'cuda' belongs to backend = 'torch', not to 'numba'",
     "run --sampler moments": "sampler = moments is not part of this version: must be one of minibatch, population",
     "run --sampler moments --enc mlp": "sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'",
@@ -220,6 +221,16 @@ def test_a_file_of_another_run_is_not_replaced(byolsim):
     assert Path("runs_parquet/demo.parquet").read_bytes() == before
     assert byolsim(f"run {TINY} --run_name demo --seed 1 --force")[0] == 0
     assert runs()[0].seed == 1
+
+
+@pytest.mark.parametrize("line", ["run --enc mlp", "run --device cuda", "sweep --backend torch"])
+def test_without_torch_one_line_says_what_to_install(byolsim, line, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("byolsim.backends.torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out, err = byolsim(line)
+    assert (code, out) == (2, "")
+    assert err == "byolsim: backend 'torch' needs PyTorch, which is not installed: pip install 'byolsim[torch]'\n"
 
 
 def test_notes_for_options_that_a_mode_does_not_use(byolsim):

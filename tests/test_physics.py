@@ -1,10 +1,10 @@
-"""PHYSICS.md, laws 2 to 5 and 9 to 12, on runs of every backend. (Law 1 is in test_gradients.py.)"""
+"""PHYSICS.md, laws 2 to 5 and 9 to 12, on runs of the numba backend. (Law 1 is in test_gradients.py.)"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import BACKENDS, gram, one_run, small, trajectory
+from cases import gram, one_run, small, trajectory
 
 from byolsim import theory
 from byolsim.config import RunConfig
@@ -13,7 +13,9 @@ from byolsim.order import OrderParameters
 from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
 from byolsim.world import World, initial_weights
 
-pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+# The laws take up to 60,000 steps, so they run on the fast backend; test_oracle.py and test_torch.py hold the others to
+# its trajectories.
+pytestmark = pytest.mark.parametrize("backend", ["numba"])
 FLOW = {"sampler": "population", "mom_pred": 0.0, "mom_enc": 0.0}
 
 

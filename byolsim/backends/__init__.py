@@ -7,7 +7,10 @@ from importlib import import_module
 from byolsim.backends.base import Backend
 from byolsim.errors import UserError
 
-_HOMES = {"numba": ("byolsim.backends.numba", "NumbaBackend")}
+_HOMES = {
+    "numba": ("byolsim.backends.numba", "NumbaBackend"),
+    "torch": ("byolsim.backends.torch", "TorchBackend"),
+}
 
 
 def get_backend(name: str) -> Backend:
@@ -16,11 +19,18 @@ def get_backend(name: str) -> Backend:
     Raises
     ------
     UserError
-        If there is none; the message lists those there are.
+        If there is none, or if the library that it needs is not installed.
     """
     if name not in _HOMES:
         raise UserError(f"backend {name!r} is not part of this version: must be one of {', '.join(_HOMES)}")
     module, cls = _HOMES[name]
-    backend = getattr(import_module(module), cls)()
+    try:
+        backend = getattr(import_module(module), cls)()
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(
+            f"backend {name!r} needs PyTorch, which is not installed: pip install 'byolsim[torch]'"
+        ) from None
     assert isinstance(backend, Backend)
     return backend

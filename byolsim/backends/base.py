@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.config import RunConfig
-from byolsim.order import OrderParameters
+from byolsim.order import OrderParameters, SampledFeatures
 from byolsim.world import World
 
 DIVERGENCE_BOUND = 1e8
 """A run diverges when norm(P)_F or norm(B_o)_F exceeds this or is not a number; checked at every step."""
+
+RUNS_PER_GROUP = 64
+"""On a CPU a larger group gains nothing more from shared draws, and loses more if its process dies."""
 
 ROWS_PER_BLOCK = 64
 """Logged epochs that a backend hands over at once."""
@@ -30,12 +33,8 @@ PER_RUN_FIELDS = frozenset(
         "mom_enc",
         "tau",
         "weight_decay",
-        "pred_update_every",
-        "enc_update_every",
         "auto_alpha_c",
         "auto_beta_c",
-        "power_iters",
-        "auto_every",
         "init",
         "lr_enc_mode",
     }
@@ -50,7 +49,7 @@ class LogBlock:
     Attributes
     ----------
     epochs : (L,) the logged epochs.
-    order : the order parameters, stacked (K, L, r, r).
+    order : the order parameters, stacked (K, L, r, r); what was measured on a sample for models with an MLP.
     loss : (K, L) the minibatch loss that the step computed; NaN at epoch 0.
     Hmax : (K, L) the curvature estimate H_t; NaN at epoch 0.
     lr_pred_t, lr_enc_t : (K, L) the rates that the step used; at epoch 0 the fixed rate, NaN under the schedule.
@@ -60,7 +59,7 @@ class LogBlock:
     """
 
     epochs: NDArray[np.int64]
-    order: OrderParameters
+    order: OrderParameters | SampledFeatures
     loss: NDArray[np.float64]
     Hmax: NDArray[np.float64]
     lr_pred_t: NDArray[np.float64]
@@ -70,14 +69,27 @@ class LogBlock:
     clips: NDArray[np.int64]
 
 
+def is_logged(config: RunConfig, epoch: int) -> bool:
+    """Whether a row is logged after this epoch."""
+    return epoch % config.log_every == 0 or epoch == config.epochs
+
+
+class GroupTooLarge(Exception):
+    """The device's memory does not hold the group: its halves may fit."""
+
+
 class Backend(ABC):
     """One way to train. Stateless: everything about a run is in its configuration."""
 
     name: str
 
     @abstractmethod
-    def check(self, config: RunConfig) -> None:
-        """Raise `UserError` where this backend cannot run the configuration."""
+    def resolve(self, config: RunConfig) -> RunConfig:
+        """The configuration with a concrete device; `UserError` where this backend cannot run it."""
+
+    def group_limit(self, config: RunConfig) -> int:
+        """Largest useful group: more runs would gain nothing from shared draws, or not fit into memory."""
+        return RUNS_PER_GROUP
 
     @abstractmethod
     def warm(self, config: RunConfig) -> None:
@@ -88,5 +100,6 @@ class Backend(ABC):
         """Train the runs of one group and yield their logged epochs, in order.
 
         `group` holds configurations that differ in `PER_RUN_FIELDS` alone. `progress` is told, now and then, how many
-        more epochs the group has done. A run's numbers do not depend on the other members of its group.
+        more epochs the group has done. A run's numbers do not depend on the other members of its group. Raises
+        `GroupTooLarge` where the device's memory does not hold the group.
         """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from byolsim.backends.base import ROWS_PER_BLOCK, Backend, LogBlock
+from byolsim.backends.base import ROWS_PER_BLOCK, Backend, LogBlock, is_logged
 from byolsim.backends.numba import kernels, structures
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
@@ -23,7 +23,7 @@ class NumbaBackend(Backend):
 
     name = "numba"
 
-    def check(self, config: RunConfig) -> None:
+    def resolve(self, config: RunConfig) -> RunConfig:
         """Raise `UserError` where the configuration asks for what this backend does not have."""
         for option, value, has in (
             ("sampler", config.sampler, ("minibatch", "population")),
@@ -39,6 +39,7 @@ class NumbaBackend(Backend):
                 f"batch_size = {config.batch_size} and d_obs = {config.d_obs} need {largest:.1e} numbers for one step: "
                 "must be at most 8.6e9"
             )
+        return config
 
     def warm(self, config: RunConfig) -> None:
         """Compile the kernels of this sampler, dtype and regime (n <= d or n > d) on a tiny run."""
@@ -59,7 +60,7 @@ class NumbaBackend(Backend):
         epochs.append(0)
         for steps, epoch in _segments(config, arrays, hyper, state, scratch):
             progress(steps)
-            if epoch % config.log_every == 0 or epoch == config.epochs:
+            if is_logged(config, epoch):
                 if len(epochs) == log.gap.shape[1]:
                     yield _block(epochs, log, state)
                     epochs.clear()
@@ -85,12 +86,9 @@ def _segments(
             yield first, end
             first = end
 
-    def logged(epoch: int) -> bool:
-        return epoch % config.log_every == 0 or epoch == config.epochs
-
     if config.sampler == "population":
         for lo, hi in ends(0, config.epochs):
-            kernels.population_steps(lo + 1, hi + 1, logged(hi), arrays, hyper, state, scratch)
+            kernels.population_steps(lo + 1, hi + 1, is_logged(config, hi), arrays, hyper, state, scratch)
             yield hi - lo, hi
         return
     steps = kernels.moment_steps if config.batch_size > config.d_obs else kernels.minibatch_steps
@@ -98,7 +96,7 @@ def _segments(
     done = 0
     for draws in minibatch_blocks(key, config.epochs):
         for lo, hi in ends(done, done + len(draws)):
-            steps(draws, lo - done, hi - done, done + 1, logged(hi), arrays, hyper, state, scratch)
+            steps(draws, lo - done, hi - done, done + 1, is_logged(config, hi), arrays, hyper, state, scratch)
             yield hi - lo, hi
         done += len(draws)
 

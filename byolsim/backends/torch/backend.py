@@ -1,0 +1,182 @@
+"""Checks, devices and draws around the group's step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from byolsim.backends.base import (
+    ROWS_PER_BLOCK,
+    RUNS_PER_GROUP,
+    Backend,
+    GroupTooLarge,
+    LogBlock,
+    is_logged,
+)
+from byolsim.backends.torch.snapshots import GroupLog, evaluation_size
+from byolsim.backends.torch.training import Group
+from byolsim.config import RunConfig
+from byolsim.errors import UserError
+from byolsim.order import OrderParameters, SampledFeatures
+from byolsim.streams import MinibatchKey, minibatch_blocks
+from byolsim.world import World
+
+VECTOR_TAIL = 64
+"""More elements than torch's vector loops can leave over at the end of a stack."""
+
+LOG_NUMBERS = 2**25
+"""Numbers of logged state that are kept on the device at once."""
+
+
+class TorchBackend(Backend):
+    """Linear models and MLPs with gradients by autograd; samplers `minibatch` and, for linear models, `population`."""
+
+    name = "torch"
+
+    def resolve(self, config: RunConfig) -> RunConfig:
+        """The configuration with device cpu or cuda; `UserError` where this backend cannot run it."""
+        for option, value, has in (
+            ("sampler", config.sampler, ("minibatch", "population")),
+            ("pred_rule", config.pred_rule, ("learned",)),
+            ("stop_grad", config.stop_grad, (True,)),
+        ):
+            if value not in has:
+                allowed = ", ".join(map(str, has))
+                raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device = cuda is not there: PyTorch finds no CUDA device; use --device cpu or auto")
+        if config.device != "auto":
+            return config
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return RunConfig(**(config.model_dump() | {"device": device}))
+
+    def group_limit(self, config: RunConfig) -> int:
+        """On CUDA what half of the free memory holds."""
+        if config.device != "cuda":
+            return RUNS_PER_GROUP
+        free, _ = torch.cuda.mem_get_info()
+        return max(1, int(free / 2 / _bytes_per_run(config)))
+
+    def warm(self, config: RunConfig) -> None:
+        """Compile the kernel of the draws; torch itself compiles nothing."""
+        for _ in minibatch_blocks(MinibatchKey(0, 1, 1, 1), 1):
+            pass
+
+    def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
+        """Train a group; see `Backend.simulate`."""
+        config = group[0]
+        for block in self._simulate(world, [*group, *_padding(config)], progress):
+            yield _first_runs(block, len(group))
+
+    def _simulate(
+        self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]
+    ) -> Iterator[LogBlock]:
+        config = group[0]
+        with _one_thread(), _memory(config, len(group)):
+            state = Group(group, world, torch.device(config.device))
+            log = GroupLog(state, world)
+            numbers = len(group) * sum(W[0].numel() for W in (*state.encoder, *state.target, *state.predictor))
+            capacity = max(1, min(ROWS_PER_BLOCK, LOG_NUMBERS // numbers))
+            log.take(0)
+            done = 0
+            for epoch in _steps(state):
+                if is_logged(config, epoch):
+                    if len(log.epochs) == capacity:
+                        yield log.block()
+                    log.take(epoch)
+                    progress(epoch - done)
+                    done = epoch
+            yield log.block()
+
+
+def _padding(config: RunConfig) -> list[RunConfig]:
+    """Runs that are trained beside a group and dropped.
+
+    On the CPU torch evaluates the last few elements of a stack by another tanh or erf than the rest, and their last
+    bits differ: these elements must not belong to a run whose bits are to be the same in every group.
+    """
+    if config.activation not in ("tanh", "gelu") or config.device != "cpu":
+        return []
+    elements = (config.hidden or 1) * config.batch_size
+    return [config] * -(-VECTOR_TAIL // elements)
+
+
+def _first_runs(block: LogBlock, K: int) -> LogBlock:
+    """The block without the padding."""
+
+    def cut(part: LogBlock | OrderParameters | SampledFeatures) -> dict[str, np.ndarray]:
+        arrays = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+        return {name: a[:K] for name, a in arrays.items() if isinstance(a, np.ndarray) and name != "epochs"}
+
+    order: Any = block.order
+    return dataclasses.replace(block, **cut(block), order=dataclasses.replace(order, **cut(order)))
+
+
+def _steps(group: Group) -> Iterator[int]:
+    """Train, and name each epoch that is done."""
+    config = group.config
+    if config.sampler == "population":
+        for t in range(1, config.epochs + 1):
+            group.population_step(t)
+            yield t
+        return
+    key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+    t = 0
+    for block in _on_device(minibatch_blocks(key, config.epochs), group):
+        for row in block:
+            t += 1
+            group.minibatch_step(t, row)
+            yield t
+
+
+def _on_device(blocks: Iterator[np.ndarray], group: Group) -> Iterator[torch.Tensor]:
+    """Blocks of draws on the device; the next one is drawn while this one is used."""
+    device, dtype = group.world.A.device, group.dtype
+
+    def draw() -> torch.Tensor | None:
+        block = next(blocks, None)
+        if block is None:
+            return None
+        draws = torch.from_numpy(block).to(dtype, copy=True)
+        return draws.pin_memory() if device.type == "cuda" else draws
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(draw)
+        while (draws := coming.result()) is not None:
+            coming = pool.submit(draw)
+            yield draws.to(device, non_blocking=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, as every worker of a sweep has: with more, the last bits may differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _memory(config: RunConfig, runs: int) -> Iterator[None]:
+    """Out of device memory is `GroupTooLarge`: the caller tries smaller groups."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise GroupTooLarge(f"{runs} runs do not fit into the memory of {config.device}") from error
+
+
+def _bytes_per_run(config: RunConfig) -> int:
+    """Parameters with target, momentum and gradient, activations of a step, and those of an evaluation."""
+    d, r, h = config.d_obs, config.d_latent, config.hidden or 0
+    weights = sum((d if model == config.enc else r) * (h or r) + r * h for model in (config.enc, config.pred))
+    n = config.batch_size + (evaluation_size(d) if h else 0)
+    return 8 * (5 * weights + 8 * n * (h + r))

@@ -1,0 +1,194 @@
+"""What a group logs: snapshots on the device, turned into blocks of order parameters afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byolsim.backends.base import LogBlock
+from byolsim.backends.torch.training import Group, Layers, TorchWorld, apply
+from byolsim.order import OrderParameters, SampledFeatures
+from byolsim.streams import MinibatchKey, evaluation_draws
+from byolsim.world import World
+
+
+def evaluation_size(d: int) -> int:
+    """Views in the evaluation sample: enough for the best linear fit to be well determined."""
+    return max(1024, 2 * d)
+
+
+def lower_factor(M: Tensor) -> tuple[Tensor, Tensor]:
+    """(L, O) of M = L O for stacked M (..., r, m), L as in `order.lq_factor`."""
+    Q, R = torch.linalg.qr(M.mT)
+    diagonal = R.diagonal(dim1=-2, dim2=-1)
+    sign = torch.where(diagonal < 0, -1.0, 1.0)
+    return R.mT * sign[..., None, :], Q.mT * sign[..., :, None]
+
+
+def inside_outside(B: Tensor, Q_A: Tensor) -> tuple[Tensor, Tensor]:
+    """`order.inside_outside` of stacked encoders (..., r, d)."""
+    b = _each(B, Q_A)
+    return b, lower_factor(B - _each(b, Q_A.mT))[0]
+
+
+def _each(M: Tensor, N: Tensor) -> Tensor:
+    """M N for each of the stacked M, one product at a time: a product over the whole stack has other last bits."""
+    flat = M.flatten(0, -3)
+    return torch.bmm(flat, N.expand(len(flat), -1, -1)).view(*M.shape[:-1], N.shape[-1])
+
+
+@dataclass
+class LinearLog:
+    """Snapshots of linear models: the parameters themselves; factors are taken when the block is full."""
+
+    Q_A: Tensor
+    rows: list[dict[str, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, group: Group, world: World) -> LinearLog:
+        """A log for this group."""
+        return cls(torch.tensor(world.Q_A, device=group.world.A.device))
+
+    def take(self, group: Group) -> None:
+        """Keep the state as it is now."""
+        self.rows.append(
+            {
+                "P": group.predictor[0].detach().double().clone(),
+                "B_o": group.encoder[0].detach().double().clone(),
+                "B_t": group.target[0].double().clone(),
+            }
+        )
+
+    def parameters(self, valid: Tensor) -> OrderParameters:
+        """Order parameters of the rows so far, (K, rows, r, r), zero where a run had diverged; the log is emptied."""
+        stacks = {name: _stack([row[name] for row in self.rows], valid) for name in ("P", "B_o", "B_t")}
+        self.rows.clear()
+        parts = {}
+        for name in ("o", "t"):
+            parts[f"b_{name}"], parts[f"L_{name}"] = inside_outside(stacks[f"B_{name}"], self.Q_A)
+        gap = (stacks["B_o"] - stacks["B_t"]).flatten(2).norm(dim=-1)
+        return OrderParameters(
+            P=_numpy(stacks["P"]), gap=_numpy(gap), **{name: _numpy(part) for name, part in parts.items()}
+        )
+
+
+@dataclass
+class SampledLog:
+    """Snapshots of models with an MLP, measured on the fixed evaluation sample."""
+
+    x: Tensor
+    x_plus: Tensor
+    fit: Tensor
+    Q_A: Tensor
+    rows: list[dict[str, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, group: Group, world: World) -> SampledLog:
+        """A log for this group, with its evaluation sample in double precision."""
+        device = group.world.A.device
+        key = MinibatchKey(group.config.seed, evaluation_size(world.d), world.d, world.r)
+        row = torch.tensor(evaluation_draws(key), device=device)
+        x, x_plus = TorchWorld.of(world, device, torch.float64).views(row, key.n)
+        # B = Z x^T (x x^T)^-1 = Z fit; x^T = Q R gives fit = Q R^-T.
+        Q, R = torch.linalg.qr(x.mT)
+        fit = torch.linalg.solve_triangular(R.mT, Q, upper=False, left=False)
+        return cls(x, x_plus, fit, torch.tensor(world.Q_A, device=device))
+
+    def take(self, group: Group) -> None:
+        """Measure the state as it is now."""
+        with torch.no_grad():
+            encoder, predictor, target = (
+                [W.detach().double() for W in layers] for layers in (group.encoder, group.predictor, group.target)
+            )
+            valid = group.diverged < 0
+            z_o = self._features(group, encoder, self.x, valid)
+            z_t = self._features(group, target, self.x_plus, valid)
+            p = torch.nan_to_num(apply(predictor, z_o, group.activation), 0.0, 0.0, 0.0)
+            root = self.x.shape[1] ** 0.5
+            F, O = lower_factor(z_o / root)
+            B = _each(z_o, self.fit)
+            b_o, L_o = inside_outside(B, self.Q_A)
+            differences = [(W - W_t).square().sum(dim=(1, 2)) for W, W_t in zip(encoder, target, strict=True)]
+            self.rows.append(
+                {
+                    "P": predictor[0].clone(),
+                    "F": F,
+                    "F_pred": lower_factor(p / root)[0],
+                    "cross": torch.bmm(z_t / root, O.mT),
+                    "b_o": b_o,
+                    "L_o": L_o,
+                    "loss": 0.5 * (p - z_t).square().sum(dim=(1, 2)) / root**2,
+                    "gap": torch.stack(differences).sum(dim=0).sqrt(),
+                }
+            )
+            self.linear_predictor = len(predictor) == 1
+
+    def _features(self, group: Group, encoder: Layers, x: Tensor, valid: Tensor) -> Tensor:
+        """Features of the sample, zero for runs that have diverged: QR does not take NaN everywhere."""
+        z = apply(encoder, x.expand(group.K, -1, -1), group.activation)
+        return torch.where(valid[:, None, None], z, 0.0)
+
+    def parameters(self, valid: Tensor) -> SampledFeatures:
+        """Measurements of the rows so far, (K, rows, ...); the log is emptied."""
+        names = ["F", "F_pred", "cross", "b_o", "L_o", "loss", "gap"] + ["P"] * self.linear_predictor
+        stacks = {name: _numpy(_stack([row[name] for row in self.rows], valid)) for name in names}
+        self.rows.clear()
+        return SampledFeatures(P=stacks.pop("P", None), **stacks)
+
+
+def _stack(rows: Sequence[Tensor], valid: Tensor) -> Tensor:
+    """Rows of (K, ...) as (K, rows, ...), zero where not valid (K, rows)."""
+    stacked = torch.stack(list(rows), dim=1)
+    return torch.where(valid.view(*valid.shape, *[1] * (stacked.ndim - 2)), stacked, 0.0)
+
+
+def _numpy(M: Tensor) -> np.ndarray:
+    return M.detach().cpu().numpy()
+
+
+class GroupLog:
+    """The rows of one block: the state's own log, and the step's values beside it."""
+
+    def __init__(self, group: Group, world: World) -> None:
+        self.group = group
+        self.state: LinearLog | SampledLog = (LinearLog if group.is_linear else SampledLog).of(group, world)
+        self.epochs: list[int] = []
+        self.values: list[dict[str, Tensor]] = []
+
+    def take(self, epoch: int) -> None:
+        """Log the group after this epoch."""
+        group = self.group
+        self.state.take(group)
+        self.epochs.append(epoch)
+        self.values.append(
+            {
+                "loss": group.loss.double(),
+                "Hmax": group.curvature.H,
+                "lr_pred_t": group.rates.alpha,
+                "lr_enc_t": group.rates.beta,
+                "valid": group.diverged < 0,
+            }
+        )
+
+    def block(self) -> LogBlock:
+        """The rows so far as one block on the host; the log is emptied."""
+        valid = torch.stack([row["valid"] for row in self.values], dim=1)
+        columns = {
+            name: _numpy(_stack([row[name] for row in self.values], valid))
+            for name in ("loss", "Hmax", "lr_pred_t", "lr_enc_t")
+        }
+        block = LogBlock(
+            epochs=np.array(self.epochs, dtype=np.int64),
+            order=self.state.parameters(valid),
+            valid=_numpy(valid),
+            diverged_epoch=_numpy(self.group.diverged),
+            clips=_numpy(self.group.rates.clips),
+            **columns,
+        )
+        self.epochs.clear()
+        self.values.clear()
+        return block
