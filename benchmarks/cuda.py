@@ -2,10 +2,11 @@
 
     python benchmarks/cuda.py [--device cuda] [--groups 64 1024 4096] [--epochs 300]
 
-Linear and MLP models at the sweep's default shape (d = 100, r = 10, n = 64, hidden 64), float64 and float32, draws included,
-logging at the last epoch only, best of 3. Beside each figure: the floating-point operations of the step's products over the
-rate that the same device reaches on one large product (compute), the bytes that a step must move at least over the rate of a
-large copy (copy), and the linear model on the numba backend with two CPU threads in the same process run.
+Linear and MLP models at the sweep's default shape (d = 100, r = 10, n = 64, hidden 64), float64 and float32, draws
+included, logging at the last epoch only, best of 3. Beside each figure: the floating-point operations of the step's
+products over the rate that the same device reaches on one large product (compute), the bytes that a step must move at
+least over the rate of a large copy (copy), and the linear model on the numba backend with two CPU threads in the same
+process run.
 """
 
 from __future__ import annotations
@@ -50,9 +51,8 @@ def main() -> None:
             flops, numbers = costs(group[0])
             size = 8 if dtype == "float64" else 4
             compute, copy = rate * flops / limits[0], rate * numbers * size / limits[1]
-            print(
-                f"{model['enc']:>7} {dtype:>8} {runs:>6} {rate:>12,.0f} {rate / numba:>9.1f} {compute:>8.0%} {copy:>6.0%}"
-            )
+            share = f"{rate / numba:>9.1f} {compute:>8.0%} {copy:>6.0%}"
+            print(f"{model['enc']:>7} {dtype:>8} {runs:>6} {rate:>12,.0f} {share}")
 
 
 def grid(model: dict[str, str], runs: int, epochs: int, seed: int = 1) -> list[RunConfig]:
@@ -68,7 +68,7 @@ def grid(model: dict[str, str], runs: int, epochs: int, seed: int = 1) -> list[R
 
 
 def check_parity(device: str) -> None:
-    """The linear model against numba and the MLP against torch on the CPU, 50 steps in float64; exits if they differ."""
+    """The linear model against numba and the MLP against torch on the CPU, 50 steps; exits if they differ."""
     for model, other in ((LINEAR, {"backend": "numba", "device": "cpu"}), (MLP, {"backend": "torch", "device": "cpu"})):
         here = simulate_runs(grid(model | {"backend": "torch", "device": device}, 8, 50))
         there = simulate_runs(grid(model | other, 8, 50))
@@ -81,7 +81,7 @@ def check_parity(device: str) -> None:
 
 
 def device_limits(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """Floating-point operations per second of a large product, and bytes per second of a large copy (read and write)."""
+    """Floating-point operations per second of a large product, and bytes per second of a large copy."""
     size = 4096 if device == "cuda" else 1024
     M = torch.randn(size, size, device=device, dtype=dtype)
     large = torch.empty(2**26 if device == "cuda" else 2**23, device=device)

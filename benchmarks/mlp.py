@@ -2,9 +2,9 @@
 
     python benchmarks/mlp.py
 
-Both in torch, in one process run, on the CPU in float64: the torch backend's groups of 20 stacked runs (two at once, one
-thread each, as two workers of a sweep do) beside one autograd loop per run (the better of 1 and 2 threads). Draws are
-included on both sides; logging is at the sweep's last epoch only. Each figure is the best of 5.
+Both in torch, in one process run, on the CPU in float64: the torch backend's groups of 20 stacked runs (two at once,
+one thread each, as two workers of a sweep do) beside one autograd loop per run (the better of 1 and 2 threads). Draws
+are included on both sides; logging is at the sweep's last epoch only. Each figure is the best of 5.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ NUMERICS_VERSION = 1
 """Raised whenever the same configuration would give other numbers than before."""
 
 MAX_RATE = 1e6
+MAX_ROWS = 10**8
+MAX_POINTS = 10**6
 
 
 def round12(x: float) -> float:
@@ -67,6 +69,8 @@ def _parse_spectrum(value: Any) -> Any:
         raise ValueError(f"{kind} takes {arity} number{'s' * (arity > 1)}")
     if not all(1e-12 <= v <= 1e12 for v in numbers):
         raise ValueError("each number must lie between 1e-12 and 1e12")
+    if arity == 2:
+        numbers.sort()  # LO and HI in either order
     text = [format(v, "g") if float(format(v, "g")) == v else repr(v) for v in numbers]
     if arity is not None:
         return ":".join([kind.strip(), *text])
@@ -79,13 +83,21 @@ def _as_tuple(value: Any) -> Any:
 
 Rate = Annotated[float, Field(ge=0, le=MAX_RATE)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-Period = Annotated[int, Field(ge=1)]
+Period = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 BatchSize = Annotated[int, Field(ge=1, le=10**9)]
 Logspace = Annotated[
     tuple[
         Annotated[float, Field(gt=0, le=MAX_RATE)],
         Annotated[float, Field(gt=0, le=MAX_RATE)],
+        Annotated[int, Field(ge=1, le=10_000)],
+    ],
+    BeforeValidator(_as_tuple),
+]
+TauLogspace = Annotated[
+    tuple[
+        Annotated[float, Field(gt=0, le=1)],
+        Annotated[float, Field(gt=0, le=1)],
         Annotated[int, Field(ge=1, le=10_000)],
     ],
     BeforeValidator(_as_tuple),
@@ -199,6 +211,11 @@ class _Shared(Frozen):
     def _check_shared(self) -> _Shared:
         if self.d_obs < self.d_latent:
             raise ValueError(f"d_obs = {self.d_obs} is less than d_latent = {self.d_latent}: must be d_obs >= d_latent")
+        rows = self.epochs // self.log_every
+        if rows > MAX_ROWS:
+            raise ValueError(
+                f"epochs = {self.epochs} and log_every = {self.log_every} make {rows} rows: must be at most {MAX_ROWS}"
+            )
         listed = self.latent_spectrum.count(",") + 1
         if ":" not in self.latent_spectrum and listed != self.d_latent:
             raise ValueError(
@@ -260,10 +277,16 @@ class RunConfig(_Shared):
             values["tau"] = tau_from_ema_m(values.pop("ema_m"))
         for rate, constant in (("lr_pred", "auto_alpha_c"), ("lr_enc", "auto_beta_c")):
             default = 0.0 if rate in values else cls.model_fields[constant].default
-            c = values.setdefault(constant, default)
-            if isinstance(c, (int, float)) and not isinstance(c, bool) and c > 0:
-                values[rate] = None
+            values.setdefault(constant, default)
         return values
+
+    @model_validator(mode="after")
+    def _drop_unused_rates(self) -> RunConfig:
+        """A rate that the schedule replaces has passed its own check; it is no part of the configuration."""
+        for rate, constant in (("lr_pred", "auto_alpha_c"), ("lr_enc", "auto_beta_c")):
+            if getattr(self, constant) > 0:
+                self.__dict__[rate] = None
+        return self
 
     @property
     def ema_m(self) -> float:
@@ -277,7 +300,9 @@ class RunConfig(_Shared):
         Fields that are None are left out, so that a hyperparameter added later does not change the ids of runs that
         do not use it.
         """
-        content = {key: value for key, value in self.model_dump().items() if value is not None}
+        given = {key: value for key, value in self.model_dump().items() if value is not None}
+        # -0.0 is 0.0
+        content = {key: value + 0.0 if isinstance(value, float) else value for key, value in given.items()}
         content |= {"schema_version": SCHEMA_VERSION, "numerics_version": NUMERICS_VERSION}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -300,7 +325,7 @@ class SweepConfig(_Shared):
     lr_pred_logspace: Logspace = Field(
         default=(1e-5, 1e-2, 4), description="START STOP STEPS: predictor rates alpha, evenly spaced in log"
     )
-    tau_logspace: Logspace = Field(default=(1e-4, 1e-1, 4), description="START STOP STEPS: EMA rates tau = 1 - m")
+    tau_logspace: TauLogspace = Field(default=(1e-4, 1e-1, 4), description="START STOP STEPS: EMA rates tau = 1 - m")
     lr_enc_mode: LrEncMode = Field(
         default="auto",
         description="encoder rate beta: alpha itself, enc_over_pred alpha, a grid of its own, beta_from_tau_c tau, or "
@@ -318,8 +343,15 @@ class SweepConfig(_Shared):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} = {' '.join(map(str, values))} names a value twice")
-        if max(self.tau_logspace[:2]) > 1:
-            raise ValueError(f"tau_logspace = {' '.join(map(str, self.tau_logspace))} leaves 0 < tau <= 1")
+        points = len(self.seeds) * len(self.batch_sizes) * self.tau_logspace[2] * self.lr_pred_logspace[2]
+        points *= self.lr_enc_logspace[2] if self.lr_enc_mode == "logspace" else 1
+        if points > MAX_POINTS:
+            raise ValueError(f"the grid has {points} points: must be at most {MAX_POINTS}")
+        largest = self.enc_over_pred * max(self.lr_pred_logspace[:2])
+        if self.lr_enc_mode == "ratio" and largest > MAX_RATE:
+            raise ValueError(
+                f"enc_over_pred = {self.enc_over_pred} makes beta up to {largest}: must be <= {MAX_RATE:.0f}"
+            )
         if self.lr_enc_mode == "auto" and self.auto_beta_c == 0:
             raise ValueError("auto_beta_c = 0 with lr_enc_mode = 'auto': must be > 0, the encoder follows the schedule")
         return self

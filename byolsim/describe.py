@@ -77,6 +77,8 @@ def _bounds(metadata: list[Any]) -> Iterator[str]:
                 yield f"{sign} {'2^63' if limit == 2**63 else format(limit, '.12g')}"
         if isinstance(item, annotated_types.MinLen) and item.min_length > 0:
             yield "that is not empty"
+        if isinstance(item, annotated_types.MaxLen):
+            yield f"of at most {item.max_length} characters"
 
 
 def first_error(
@@ -104,5 +106,5 @@ def _one_line(detail: ErrorDetails, models: tuple[type[BaseModel], ...], label: 
     given = detail["input"]
     is_text = isinstance(given, str) and detail["type"] in ("int_type", "float_type", "bool_type")
     shown = f"{given!r} (text)" if is_text else repr(given)
-    why = f" ({message})" if detail["type"] == "value_error" else ""
+    why = f" ({message})" if detail["type"] in ("value_error", "string_unicode") else ""
     return f"{label(option_name(name, field) or name)} = {shown} is not allowed{why}: must be {allowed(field)}"

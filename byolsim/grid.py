@@ -56,20 +56,31 @@ def tasks(runs: Sequence[RunConfig], workers: int, limit: int = RUNS_PER_GROUP) 
     A group is split only where it has more than `limit` runs or where there are fewer groups than workers: its draws
     are then made once in each part.
     """
-    groups: dict[object, list[RunConfig]] = {}
-    for run in runs:
-        groups.setdefault(group_key(run), []).append(run)
+    groups = _groups(runs)
     parts = -(-workers // len(groups)) if groups else 1
     pieces = []
-    for group in groups.values():
+    for group in groups:
         size = min(limit, -(-len(group) // parts))
         pieces += [group[i : i + size] for i in range(0, len(group), size)]
     return sorted(pieces, key=_cost, reverse=True)
 
 
 def _cost(group: Sequence[RunConfig]) -> float:
-    """Relative cost of a task in products of the shape (r x d x n), and the draws of one minibatch."""
+    """Operations of a group's products and draws, with a share for what every step costs whatever its size."""
     config = group[0]
     n = 0 if config.sampler == "population" else config.batch_size
-    per_run = config.d_latent * config.d_obs * min(n, config.d_obs)
-    return float(config.epochs) * (len(group) * per_run + 10 * n * config.d_obs)
+    d, r, h = config.d_obs, config.d_latent, config.hidden or 0
+    per_run = 2e5 + 6 * (h or r) * d * (n if h else min(n, d))
+    return float(config.epochs) * (len(group) * per_run + 100 * n * d)
+
+
+def estimated_cost(runs: Sequence[RunConfig]) -> float:
+    """Operations that runs need, the draws of each group once; an order of magnitude."""
+    return sum(_cost(group) for group in _groups(runs))
+
+
+def _groups(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    groups: dict[object, list[RunConfig]] = {}
+    for run in runs:
+        groups.setdefault(group_key(run), []).append(run)
+    return list(groups.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +12,15 @@ from byolsim.backends import get_backend
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig, SweepConfig
 from byolsim.errors import UserError
-from byolsim.grid import expand, tasks
+from byolsim.grid import estimated_cost, expand, tasks
 from byolsim.processes import Outcome, run_in_processes, run_task
 from byolsim.record import RunRecord
 from byolsim.simulate import simulate_runs
-from byolsim.store import clear_failure, is_complete, run_path, save, save_failure
+from byolsim.store import clear_failure, exists, is_complete, run_path, save, save_failure
 from byolsim.tracking import log_run
+
+WORTH_PROCESSES = 4e10
+"""Operations, about two seconds of one core, above which a sweep uses more than one process."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,9 @@ def run(
         If the configuration cannot be run, the folder cannot be written, or a file of another run has the name.
     """
     config = get_backend(config.backend).resolve(config)
-    path = run_path(out_dir, config, run_name)
-    if not force and path.exists():
-        if is_complete(path, config):
-            return path, None
-        if run_name is not None:
-            raise UserError(f"{path} is there and is another run's: choose another run_name, or --force to replace it")
+    path, there = _target(config, out_dir, run_name, force)
+    if there:
+        return path, None
     check_writable(out_dir)
     try:
         (record,) = simulate_runs([config], progress)
@@ -119,7 +119,7 @@ def plan_sweep(
     runs = [backend.resolve(run) for run in expand(config)]
     pending = [run for run in runs if force or not is_complete(run_path(out_dir, run), run)]
     # One process feeds a GPU: a group there is as large as its memory allows.
-    count = 1 if runs[0].device == "cuda" else workers or available_cores()
+    count = 1 if runs[0].device == "cuda" else workers or _default_workers(pending)
     todo = tasks(pending, count, backend.group_limit(runs[0])) if pending else []
     return Plan(Path(out_dir), runs, todo, min(count, len(todo)))
 
@@ -149,10 +149,27 @@ def carry_out(
 def describe_run(config: RunConfig, out_dir: str | Path, *, run_name: str | None = None, force: bool = False) -> str:
     """What `run` would do, without doing it."""
     config = get_backend(config.backend).resolve(config)
-    path = run_path(out_dir, config, run_name)
-    if is_complete(path, config) and not force:
+    path, there = _target(config, out_dir, run_name, force)
+    if there:
         return f"{path} is there already: nothing to compute"
     return f"would write {path}: {config.epochs:,} epochs on {config.backend}/{config.device}, run id {config.run_id}"
+
+
+def _target(config: RunConfig, out_dir: str | Path, run_name: str | None, force: bool) -> tuple[Path, bool]:
+    """The file of a run, and whether it is there and need not be computed."""
+    path = run_path(out_dir, config, run_name)
+    if force or not exists(path):
+        return path, False
+    if is_complete(path, config):
+        return path, True
+    if run_name is not None:
+        raise UserError(f"{path} is there and is another run's: choose another run_name, or --force to replace it")
+    return path, False
+
+
+def _default_workers(pending: Sequence[RunConfig]) -> int:
+    """All cores, or this process alone where starting others would take longer than the work."""
+    return available_cores() if estimated_cost(pending) > WORTH_PROCESSES else 1
 
 
 def available_cores() -> int:
@@ -160,7 +177,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_writable(out_dir: str | Path) -> None:
+def check_writable(out_dir: str | Path, option: str = "out_dir") -> None:
     """Make the folder and prove that a file can be made in it, before hours are spent; `UserError` if not."""
     folder = Path(out_dir)
     probe = folder / f".byolsim-{os.getpid()}.tmp"
@@ -168,5 +185,6 @@ def check_writable(out_dir: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise UserError(f"out_dir {str(out_dir)!r} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{option} {str(out_dir)!r} cannot be written: {why}") from error

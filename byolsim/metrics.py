@@ -24,6 +24,9 @@ RANK_CUTOFF = 1e-10
 LOG_FLOOR = 2.0**-52
 """The argument of log10 is at least this multiple of norm(P*)_F."""
 
+LARGEST = 1e290
+"""Entries of P* beyond this leave too little room for arithmetic: P* then has no value."""
+
 METRICS = {
     "loss": "minibatch loss of the step (at the parameters before it)",
     "loss_pop": "population loss",
@@ -52,18 +55,18 @@ def order_metrics(order: OrderParameters, world: World) -> dict[str, Array]:
     These are all the columns of `METRICS` but `loss`, `Hmax` and the two rates, which a training step reports itself.
     """
     sigma, root_lam = world.sigma, np.sqrt(world.lam)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         M_o, M_t = order.b_o @ world.R_A, order.b_t @ world.R_A
         Q_o = np.concatenate([order.b_o, order.L_o], axis=-1)
         Q_t = np.concatenate([order.b_t, order.L_t], axis=-1)
         F = np.concatenate([M_o * root_lam, sigma * Q_o], axis=-1)
-        P_star, S = _wiener(F, M_t * root_lam)
+        P_star, S, lost = _wiener(F, M_t * root_lam)
         residual = np.concatenate([(order.P @ M_o - M_t) * root_lam, sigma * (order.P @ Q_o), sigma * Q_t], axis=-1)
         columns = {"loss_pop": 0.5 * _norm(residual) ** 2, "Hmax_exact": S[..., 0] ** 2, "gap": order.gap}
         columns |= _predictor_metrics(order.P, P_star)
         columns |= _encoder_metrics(order.b_o, order.L_o, world)
         columns |= _rank_metrics(S, np.asarray(np.linalg.svd(order.P @ F, compute_uv=False)))
-        return _without_collapsed(columns, S)
+        return _without_lost(columns, lost)
 
 
 def sampled_metrics(features: SampledFeatures, world: World) -> dict[str, Array]:
@@ -72,8 +75,8 @@ def sampled_metrics(features: SampledFeatures, world: World) -> dict[str, Array]
     Ranks, `loss_pop` and `Hmax_exact` are those of the sample, and the encoder metrics those of the best linear fit.
     `W_*` compare a linear predictor with the sample's Wiener predictor, and are NaN for an MLP predictor.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        P_star, S = _wiener(features.F, features.cross)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        P_star, S, lost = _wiener(features.F, features.cross)
         columns = {"loss_pop": features.loss, "Hmax_exact": S[..., 0] ** 2, "gap": features.gap}
         if features.P is None:
             nothing = np.full(features.gap.shape, np.nan)
@@ -82,24 +85,22 @@ def sampled_metrics(features: SampledFeatures, world: World) -> dict[str, Array]
             columns |= _predictor_metrics(features.P, P_star)
         columns |= _encoder_metrics(features.b_o, features.L_o, world)
         columns |= _rank_metrics(S, np.asarray(np.linalg.svd(features.F_pred, compute_uv=False)))
-        return _without_collapsed(columns, S)
+        return _without_lost(columns, lost)
 
 
 def _rank_metrics(S: Array, S_pred: Array) -> dict[str, Array]:
     """Effective ranks of the features and the predictions from the singular values of their factors."""
     columns: dict[str, Array] = {}
     for name, s in (("encoded", S), ("pred", S_pred)):
-        columns[f"erank_{name}"] = effective_rank(s**2)
-        columns[f"erank_sv_{name}"] = effective_rank(s)
+        relative = s / s[..., :1]
+        columns[f"erank_{name}"] = effective_rank(relative**2)
+        columns[f"erank_sv_{name}"] = effective_rank(relative)
     return columns
 
 
-def _without_collapsed(columns: dict[str, Array], S: Array) -> dict[str, Array]:
-    """`W_*` mean nothing where all features are zero."""
-    collapsed = S[..., 0] == 0
-    return {
-        name: np.where(collapsed, np.nan, value) if name.startswith("W_") else value for name, value in columns.items()
-    }
+def _without_lost(columns: dict[str, Array], lost: NDArray[np.bool_]) -> dict[str, Array]:
+    """`W_*` mean nothing where P* does not."""
+    return {name: np.where(lost, np.nan, value) if name.startswith("W_") else value for name, value in columns.items()}
 
 
 def effective_rank(weights: Array) -> Array:
@@ -114,29 +115,36 @@ def effective_rank(weights: Array) -> Array:
     return np.asarray(np.where(np.isfinite(scaled[..., 0]), np.exp(-terms.sum(axis=-1)), np.nan))
 
 
-def _wiener(F: Array, M_t_white: Array) -> tuple[Array, Array]:
-    """P* = C_to C_oo^+ and the singular values of F; small singular values are cut off at `RANK_CUTOFF`."""
+def _wiener(F: Array, M_t_white: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """P* = C_to C_oo^+, the singular values of F, and where P* has no meaning; cut off at `RANK_CUTOFF`."""
     r = F.shape[-2]
-    U, S, Vt = np.linalg.svd(F, full_matrices=False)
+    # Relative to the largest entry: 1 / S of a subnormal S would be infinite.
+    scale = np.abs(F).max(axis=(-2, -1), keepdims=True)
+    scale = np.where(scale > 0, scale, 1.0)
+    U, S, Vt = np.linalg.svd(F / scale, full_matrices=False)
     keep = (RANK_CUTOFF * S[..., :1] < S) & (S > 0)
     S_inv = np.where(keep, 1.0 / np.where(keep, S, 1.0), 0.0)
     V_z = np.swapaxes(Vt[..., :r], -1, -2)
-    return np.asarray((M_t_white @ V_z * S_inv[..., None, :]) @ np.swapaxes(U, -1, -2)), S
+    P_star = (M_t_white / scale @ V_z * S_inv[..., None, :]) @ np.swapaxes(U, -1, -2)
+    # B_o so small beside B_t that P* leaves the range of a float: no value, as at B_o = 0.
+    lost = ~(np.abs(P_star).max(axis=(-2, -1)) < LARGEST) | (S[..., 0] == 0)
+    return np.where(lost[..., None, None], 0.0, P_star), S * scale[..., 0], lost
 
 
 def _predictor_metrics(P: Array, P_star: Array) -> dict[str, Array]:
     """W_Fro_aligned, W_Fro_raw and W_rel_sv_err; a relative error of P* = 0 and a logarithm of 0 are NaN."""
     size = _norm(P_star)
-    O = _nearest_rotation(P @ np.swapaxes(P_star, -1, -2))
+    unit = P_star / np.where(size > 0, size, 1.0)[..., None, None]
+    O = _nearest_rotation(P @ np.swapaxes(unit, -1, -2))
     raw = _norm(P - P_star)
     # The identity is one of the rotations, so rounding must not lift the minimum above it.
     aligned = np.minimum(_norm(np.swapaxes(O, -1, -2) @ P - P_star), raw)
     s, s_star = (np.linalg.svd(M, compute_uv=False) for M in (P, P_star))
-    relative = np.sqrt(((s - s_star) ** 2).sum(axis=-1)) / np.sqrt((s_star**2).sum(axis=-1))
+    relative = _norm((s - s_star)[..., None, :]) / size
     return {
         "W_Fro_aligned": _log10(aligned, size),
         "W_Fro_raw": _log10(raw, size),
-        "W_rel_sv_err": np.where(size > 0, relative, np.nan),
+        "W_rel_sv_err": np.where((size > 0) & np.isfinite(relative), relative, np.nan),
     }
 
 

@@ -17,8 +17,9 @@ so |x| <= 8.66. `plain_normals` is the same formula in NumPy.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from byolsim.jit import kernel
 
 LANES = 16
 CHUNK = 512
@@ -31,8 +32,6 @@ MANTISSA = np.uint64(0x000F_FFFF_FFFF_FFFF)
 ONE = np.uint64(0x3FF0_0000_0000_0000)
 U1, U2, U11, U17, U19, U23, U41, U45, U52 = (np.uint64(k) for k in (1, 2, 11, 17, 19, 23, 41, 45, 52))
 TWO53 = 2.0**-53
-
-kernel = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
 
 
 def fill_normals(seed: np.random.SeedSequence, out: NDArray[np.float64]) -> None:

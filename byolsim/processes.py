@@ -5,10 +5,13 @@ A finished run is on disk before anybody is told of it.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,12 +21,12 @@ from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
-from byolsim.backends import get_backend
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
+from byolsim.interrupts import ignored_interrupt
 from byolsim.record import ClipCounts
-from byolsim.simulate import simulate_runs
+from byolsim.simulate import simulate_runs, warm_up
 from byolsim.store import clear_failure, is_complete, read_info, run_path, save
 from byolsim.tracking import log_run
 
@@ -57,13 +60,13 @@ def run_task(
         return [
             outcome for part in (group[:half], group[half:]) for outcome in run_task(part, out_dir, log_wandb, progress)
         ]
-    except (MemoryError, ArithmeticError, ValueError, UserError) as error:
+    except Exception as error:  # whatever it is, it costs this group alone
         return [_failed(config, path, error) for config, path in zip(group, paths, strict=True)]
     outcomes = []
     for record, path in zip(records, paths, strict=True):
         try:
             save(record, path)
-        except UserError as error:
+        except Exception as error:
             outcomes.append(_failed(record.config, path, error))
             continue
         clear_failure(out_dir, record.config)
@@ -75,7 +78,7 @@ def run_task(
 
 def _failed(config: RunConfig, path: Path, error: BaseException) -> Outcome:
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return Outcome(config.run_id, path, "failed", reason.splitlines()[0])
+    return Outcome(config.run_id, path, "failed", (reason.splitlines() or [""])[0])
 
 
 def run_in_processes(
@@ -85,34 +88,122 @@ def run_in_processes(
     log_wandb: bool,
     progress: Callable[[int], None],
 ) -> list[Outcome]:
-    """Train tasks in `workers` spawned processes; as `run_task`, for all of them."""
+    """Train tasks in `workers` spawned processes; as `run_task`, for all of them.
+
+    Each process is a pool of its own, so one that dies names the task it died of: what that task had stored counts,
+    and the rest is tried again in halves, until a run that kills its process twice by itself has failed.
+
+    Raises
+    ------
+    UserError
+        If no process can be started.
+    """
+    for group in todo:
+        warm_up(group[0])
     context = multiprocessing.get_context("spawn")
     reports = context.SimpleQueue()
-    _warm(todo)
-    with _one_thread_each(), _pool(context, workers, reports) as pool:
-        futures = {pool.submit(_worker_task, group, out_dir, log_wandb): group for group in todo}
-        outcomes: list[Outcome] = []
-        waiting = set(futures)
-        while waiting:
-            finished, waiting = wait(waiting, timeout=REPORT_S, return_when=FIRST_COMPLETED)
+    waiting = deque(_Task(tuple(group)) for group in todo)
+    outcomes: list[Outcome] = []
+    with _one_thread_each(), _slots(context, workers, reports) as slots:
+        busy: dict[Future[list[Outcome]], tuple[_Slot, _Task]] = {}
+        idle = list(slots)
+        while waiting or busy:
+            while waiting and idle:
+                slot, task = idle.pop(), waiting.popleft()
+                busy[slot.pool.submit(_worker_task, task.group, out_dir, log_wandb)] = (slot, task)
+            finished, _ = wait(busy, timeout=REPORT_S, return_when=FIRST_COMPLETED)
             while not reports.empty():
                 progress(reports.get())
             for future in finished:
-                outcomes += collect(future, futures[future], out_dir)
+                slot, task = busy.pop(future)
+                try:
+                    outcomes += future.result()
+                except BrokenProcessPool:
+                    more, again = after_death(task, out_dir)
+                    outcomes += more
+                    waiting.extendleft(again)
+                    slot.restart()
+                idle.append(slot)
         while not reports.empty():
             progress(reports.get())
     return outcomes
 
 
-def _warm(todo: Sequence[Sequence[RunConfig]]) -> None:
-    """Compile once, before the workers start: parallel first compilations would race for the cache."""
-    seen = set()
-    for group in todo:
-        config = group[0]
-        kind = (config.backend, config.sampler, config.dtype, config.batch_size > config.d_obs)
-        if kind not in seen:
-            seen.add(kind)
-            get_backend(config.backend).warm(config)
+@dataclass(frozen=True)
+class _Task:
+    """A group, and whether a process already died of it."""
+
+    group: tuple[RunConfig, ...]
+    retried: bool = False
+
+
+def after_death(task: _Task, out_dir: str | Path) -> tuple[list[Outcome], list[_Task]]:
+    """What the task of a dead process had stored, and what is to be tried again."""
+    stored, rest = [], []
+    for config in task.group:
+        path = run_path(out_dir, config)
+        if is_complete(path, config):
+            stored.append(Outcome(config.run_id, path, read_info(path).status))
+        else:
+            rest.append(config)
+    if len(rest) == 1 and task.retried:
+        reason = "its worker process was killed, twice (out of memory?)"
+        return [*stored, Outcome(rest[0].run_id, run_path(out_dir, rest[0]), "failed", reason)], []
+    half = -(-len(rest) // 2)
+    return stored, [_Task(tuple(part), retried=True) for part in (rest[:half], rest[half:]) if part]
+
+
+class _Slot:
+    """One worker process: a pool of one, which can be replaced when its process dies."""
+
+    def __init__(self, context: SpawnContext, reports: Any) -> None:
+        self.context, self.reports = context, reports
+        self.start()
+
+    def start(self) -> None:
+        """Start the process; it ignores Ctrl-C from its first instruction on."""
+        self.pool = ProcessPoolExecutor(1, mp_context=self.context, initializer=_start_worker, initargs=(self.reports,))
+        with ignored_interrupt():
+            self.started = self.pool.submit(os.getpid)
+
+    def ready(self) -> None:
+        """Wait until the process answers."""
+        try:
+            self.pid = self.started.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "worker processes cannot start: a script that calls sweep must do so under "
+                "if __name__ == '__main__':, or pass workers=1"
+            ) from None
+
+    def restart(self) -> None:
+        """A new process in place of the dead one."""
+        self.pool.shutdown(wait=False)
+        self.start()
+        self.ready()
+
+    def kill(self) -> None:
+        """End the process now."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        with contextlib.suppress(OSError, AttributeError):
+            os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+@contextmanager
+def _slots(context: SpawnContext, workers: int, reports: Any) -> Iterator[list[_Slot]]:
+    """Workers that end at once when the block is left by an exception, Ctrl-C among them."""
+    slots = [_Slot(context, reports) for _ in range(workers)]
+    try:
+        for slot in slots:
+            slot.ready()
+        yield slots
+        for slot in slots:
+            slot.pool.shutdown()
+    except BaseException:
+        with ignored_interrupt():
+            for slot in slots:
+                slot.kill()
+        raise
 
 
 @contextmanager
@@ -130,28 +221,22 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextmanager
-def _pool(context: SpawnContext, workers: int, reports: Any) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes end at once when the block is left by an exception, Ctrl-C among them."""
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(reports,))
-    try:
-        yield pool
-        pool.shutdown()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.kill()
-        raise
-
-
 _reports: Any = None
 
 
 def _start_worker(reports: Any) -> None:
-    """In a worker: leave Ctrl-C to the parent, and keep the queue of progress reports."""
+    """In a worker: leave Ctrl-C to the parent, end when it ends, and keep the queue of progress reports."""
     global _reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _reports = reports
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _worker_task(group: Sequence[RunConfig], out_dir: str | Path, log_wandb: bool) -> list[Outcome]:
@@ -166,20 +251,4 @@ def _worker_task(group: Sequence[RunConfig], out_dir: str | Path, log_wandb: boo
 
     outcomes = run_task(group, out_dir, log_wandb, progress)
     _reports.put(unsent)
-    return outcomes
-
-
-def collect(future: Future[list[Outcome]], group: Sequence[RunConfig], out_dir: str | Path) -> list[Outcome]:
-    """A task's outcomes; where its process died, what it had stored counts and the rest has failed."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        reason = "a worker process was killed; the same command computes what is missing"
-    outcomes = []
-    for config in group:
-        path = run_path(out_dir, config)
-        if is_complete(path, config):
-            outcomes.append(Outcome(config.run_id, path, read_info(path).status))
-        else:
-            outcomes.append(Outcome(config.run_id, path, "failed", reason))
     return outcomes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from byolsim.backends import get_backend
 from byolsim.backends.base import PER_RUN_FIELDS, LogBlock
 from byolsim.config import RunConfig
+from byolsim.interrupts import deferred_interrupt
 from byolsim.metrics import METRICS, order_metrics, sampled_metrics
 from byolsim.order import OrderParameters
 from byolsim.record import ClipCounts, RunRecord
@@ -41,10 +44,13 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     byolsim.errors.UserError
         If the backend cannot run them.
     """
+    if not group:
+        return []
     if len({group_key(config) for config in group}) != 1:
         raise ValueError("the runs of a group must share their world, data key, logged epochs and dtype")
     backend = get_backend(group[0].backend)
     group = [backend.resolve(config) for config in group]
+    warm_up(group[0])
     start = time.perf_counter()
     with threadpool_limits(1):
         world = World.from_config(group[0])
@@ -56,6 +62,21 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     logged = np.concatenate(epochs)
     columns = {name: np.concatenate([part[name] for part in parts], axis=1) for name in METRICS}
     return [_record(k, config, logged, columns, block, wall_s) for k, config in enumerate(group)]
+
+
+def warm_up(config: RunConfig) -> None:
+    """Compile what a configuration needs, once: before the clock starts, and before processes race for the cache."""
+    _warm_up(config.backend, config.sampler, config.dtype, config.batch_size > config.d_obs, config.device)
+
+
+@cache
+def _warm_up(backend: Any, sampler: Any, dtype: Any, many_samples: bool, device: Any) -> None:
+    tiny = RunConfig(
+        backend=backend, sampler=sampler, dtype=dtype, device=device, d_latent=1, d_obs=1, latent_spectrum="flat:1",
+        batch_size=2 if many_samples else 1, epochs=1,
+    )  # fmt: skip
+    with deferred_interrupt():
+        get_backend(backend).warm(tiny)
 
 
 def _columns(block: LogBlock, world: World) -> dict[str, NDArray[np.float64]]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from byolsim import __version__
-from byolsim.config import SCHEMA_VERSION, RunConfig
+from byolsim.config import NUMERICS_VERSION, SCHEMA_VERSION, RunConfig
 from byolsim.describe import field_type
 from byolsim.errors import UserError
 from byolsim.metrics import METRICS
@@ -100,10 +100,10 @@ def save(record: RunRecord, path: Path) -> Path:
     UserError
         If the folder cannot be written or the disk is full; no partial file is left.
     """
-    sink = pa.BufferOutputStream()
-    pq.write_table(_table(record), sink, write_page_checksum=True, compression="zstd")
     temporary = path.with_name(f".{path.name[:120]}.{secrets.token_hex(4)}.tmp")
     try:
+        sink = pa.BufferOutputStream()
+        pq.write_table(_table(record), sink, write_page_checksum=True, compression="zstd")
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(sink.getvalue())
@@ -111,8 +111,8 @@ def save(record: RunRecord, path: Path) -> Path:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -149,6 +149,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
     config = record.config
     return {
         "schema_version": SCHEMA_VERSION,
+        "numerics_version": NUMERICS_VERSION,
         "run_id": config.run_id,
         "config": config.model_dump(),
         "status": record.status,
@@ -157,6 +158,9 @@ def _details(record: RunRecord) -> dict[str, Any]:
         "wall_s": record.wall_s,
         "backend": config.backend,
         "device": config.device,
+        "encoder_metrics": "exact"
+        if config.enc == "linear" and config.pred == "linear"
+        else "best linear fit, sampled",
         "versions": _versions(),
     }
 
@@ -227,11 +231,22 @@ def read_columns(path: Path, columns: Sequence[str]) -> tuple[RunInfo, pa.Table]
 
 
 def is_complete(path: Path, config: RunConfig) -> bool:
-    """Whether the complete file of this very configuration is there."""
+    """Whether the complete file of this very configuration is there, every row of it intact."""
     try:
-        return path.exists() and read_info(path).run_id == config.run_id
+        return exists(path) and read_columns(path, schema().names)[0].run_id == config.run_id
     except UserError:
         return False
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file; `UserError` where the system cannot say (a name too long, a folder locked)."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    return True
 
 
 def _first_line(error: Exception) -> str:
@@ -239,18 +254,27 @@ def _first_line(error: Exception) -> str:
 
 
 def failure_path(out_dir: str | Path, config: RunConfig) -> Path:
-    """Where a run that failed for a reason other than divergence is recorded."""
-    return Path(out_dir) / f"{config.run_id}.failed.json"
+    """Where a run that failed for a reason other than divergence is recorded.
+
+    In a folder of its own, whose leading underscore hides it from readers of the whole runs folder.
+    """
+    return Path(out_dir) / "_failed" / f"{config.run_id}.failed.json"
 
 
 def save_failure(out_dir: str | Path, config: RunConfig, reason: str) -> None:
     """Record a failed run; where even that cannot be written, the caller's message is all there is."""
     text = json.dumps({"run_id": config.run_id, "reason": reason, "config": config.model_dump()}, indent=1)
+    path = failure_path(out_dir, config)
+    temporary = path.with_suffix(".tmp")
     with contextlib.suppress(OSError):
-        failure_path(out_dir, config).write_text(text + "\n", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
 
 
 def clear_failure(out_dir: str | Path, config: RunConfig) -> None:
     """Forget an earlier failure of a run that is now complete."""
+    path = failure_path(out_dir, config)
     with contextlib.suppress(OSError):
-        failure_path(out_dir, config).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()  # only where it is empty

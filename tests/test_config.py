@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from byolsim import config as config_module
 from byolsim.config import FigsConfig, RunConfig, RunOutput, SweepConfig, SweepOutput, tau_from_ema_m
 from byolsim.describe import first_error
 from byolsim.grid import expand, logspace, tasks
@@ -147,6 +148,16 @@ def test_identity_leaves_out_what_does_not_determine_numbers_and_keeps_the_rest(
     assert all(len(i) == 12 and int(i, 16) >= 0 for i in ids)
     assert RunConfig(backend="numba", device="cpu").run_id == RunConfig().run_id
     assert RunConfig(epochs=7, seed=3).run_id == RunConfig(seed=3, epochs=7).run_id
+
+
+def test_identity_holds_the_versions(monkeypatch):
+    before = RunConfig().run_id
+    for name in ("NUMERICS_VERSION", "SCHEMA_VERSION"):
+        monkeypatch.setattr(config_module, name, 99)
+        assert RunConfig().run_id != before
+        monkeypatch.undo()
+    assert RunConfig(sigma_n=-0.0).run_id == RunConfig(sigma_n=0.0).run_id
+    assert RunConfig(latent_spectrum="geometric:10:0.1").run_id == before
 
 
 def test_configurations_are_immutable():

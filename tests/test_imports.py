@@ -14,7 +14,7 @@ MODULES = sorted(
     module.name for module in pkgutil.walk_packages(byolsim.__path__, "byolsim.") if module.name != "byolsim.__main__"
 )
 HOMES = {
-    "numba": ("byolsim.normals", "byolsim.backends.numba"),
+    "numba": ("byolsim.jit", "byolsim.normals", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
     "pyarrow": ("byolsim.store", "byolsim.launch", "byolsim.processes", "byolsim.analysis", "byolsim.cli"),
     "matplotlib": ("byolsim.analysis", "byolsim.cli"),

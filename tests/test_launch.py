@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -72,7 +75,7 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
         assert RunConfig(**record["config"]) == run
     monkeypatch.setattr(processes, "simulate_runs", simulate)
     assert launch.sweep(config, tmp_path, workers=1).count("completed") == 6
-    assert not list(tmp_path.glob("*.failed.json")), "a success clears the record of the failure"
+    assert not list(tmp_path.rglob("*failed*")), "a success clears the record of the failure"
 
 
 def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monkeypatch):
@@ -90,14 +93,48 @@ def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monk
     assert result.count("completed") == 11
 
 
-def test_a_killed_worker_costs_what_it_had_not_stored(config, tmp_path):
-    group = [run for run in expand(config) if run.seed == 1]
+def test_after_a_death_what_is_stored_counts_and_the_rest_is_halved(config, tmp_path):
+    group = tuple(run for run in expand(config) if run.seed == 1)
     launch.run(group[0], tmp_path)
-    dead: Future[Any] = Future()
-    dead.set_exception(BrokenProcessPool("a child process terminated abruptly"))
-    outcomes = processes.collect(dead, group, tmp_path)
-    assert [outcome.status for outcome in outcomes] == ["completed"] + ["failed"] * 5
-    assert "worker process was killed" in outcomes[1].reason
+    stored, again = processes.after_death(processes._Task(group), tmp_path)
+    assert [outcome.status for outcome in stored] == ["completed"]
+    assert [task.group for task in again] == [group[1:4], group[4:]]
+    assert all(task.retried for task in again)
+    single = processes._Task(group[1:2])
+    outcomes, (once_more,) = processes.after_death(single, tmp_path)
+    assert outcomes == []
+    (failed,), none = processes.after_death(once_more, tmp_path)
+    assert none == []
+    assert (failed.status, failed.run_id) == ("failed", group[1].run_id)
+    assert "killed, twice" in failed.reason
+
+
+def test_a_killed_worker_costs_nothing_but_time(tmp_path):
+    """SIGKILL of one of two workers in the middle of its group: everything is computed all the same."""
+    grid = SweepConfig(**(GRID | {"epochs": 60_000, "log_every": 20_000}))
+    killed = []
+
+    def kill_one_worker(run_steps):
+        if not killed and run_steps:
+            killed.append(multiprocessing.active_children()[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    result = launch.sweep(grid, tmp_path, workers=2, progress=kill_one_worker)
+    assert killed
+    assert (result.count("completed"), result.count("failed")) == (12, 0)
+    assert len(list(tmp_path.iterdir())) == 12
+
+
+def test_a_script_without_the_main_guard_gets_one_line(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from byolsim import SweepConfig, sweep\n"
+        "sweep(SweepConfig(d_latent=2, d_obs=4, latent_spectrum='flat:1', epochs=5), 'out', workers=2)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "byolsim.errors.UserError: worker processes cannot start" in done.stderr
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_run_says_whether_it_computed(tmp_path):

@@ -11,6 +11,7 @@ from byolsim.backends import get_backend
 from byolsim.metrics import order_metrics
 from byolsim.order import OrderParameters, inside_outside
 from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.theory import wiener_predictor
 from byolsim.world import World, initial_weights
 
 # Forty steps of a stable run: rounding errors of 1e-16 a step grow by less than a factor 1e4 on the way.
@@ -29,6 +30,16 @@ VARIANTS = {
     "auto-alpha": {"lr_enc": 0.01, "ema_m": 0.9, "batch_size": 30},
     "auto-clipped": {"ema_m": 0.5, "auto_alpha_c": 30.0, "auto_beta_c": 30.0, "epochs": 5},
     "square": {"lr_pred": 0.02, "lr_enc": 0.03, "d_obs": 3},
+    "collapsing": {"ema_m": 0.3, "weight_decay": 3.0, "lr_enc": 0.1, "auto_every": 1, "epochs": 160, "log_every": 40},
+    "several-blocks": {
+        "d_obs": 120,
+        "batch_size": 64,
+        "epochs": 45,
+        "pred_update_every": 2,
+        "lr_enc": 0.002,
+        "ema_m": 0.9,
+    },
+    "several-blocks-of-moments": {"d_obs": 60, "batch_size": 120, "epochs": 45, "lr_pred": 0.002, "ema_m": 0.9},
 }
 
 
@@ -91,11 +102,28 @@ def oracle_rows(config, world):
     return rows, [last["n_cap_pred"], last["n_cap_enc"], last["n_floor"]]
 
 
-def test_the_clipped_variant_is_clipped():
-    """Else the comparison above would say nothing about the bounds."""
+def test_the_variants_do_what_their_names_say():
+    """Else the comparison above would say nothing about the bounds, the floor and the blocks."""
     clips = one_run(small(**VARIANTS["auto-clipped"])).clips
     assert clips.lr_pred_limit > 0
     assert clips.lr_enc_limit > 0
+    assert one_run(small(**VARIANTS["collapsing"])).clips.H_floor > 0
+    for name in ("several-blocks", "several-blocks-of-moments"):
+        config = small(**VARIANTS[name])
+        assert MinibatchKey(0, config.batch_size, config.d_obs, config.d_latent).steps_per_block < 20
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("variant", ["plain", "more-samples-than-dimensions", "auto"])
+def test_single_precision_follows_the_oracle(backend, variant):
+    """Forty steps with rounding errors of 6e-8 each."""
+    config = small(backend=backend, dtype="float32", **VARIANTS[variant])
+    world = World.from_config(config)
+    rows, _ = oracle_rows(config, world)
+    (block,) = get_backend(backend).simulate(world, [config], lambda epochs: None)
+    np.testing.assert_allclose(block.order.P[0], np.stack([row["P"] for row in rows]), atol=2e-5)
+    losses = [row["loss"] for row in rows[1:]]
+    np.testing.assert_allclose(block.loss[0, 1:], losses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -138,9 +166,9 @@ def test_metrics_of_a_collapsed_encoder():
     assert not any(np.isinf(value) for value in ours.values())
 
 
-@pytest.mark.parametrize("size", [1e-3, 1e-9, 1e-30, 1e-150])
+@pytest.mark.parametrize("size", [1e-3, 1e-9, 1e-30, 1e-150, 1e-200, 1e-290])
 def test_relative_metrics_do_not_see_the_scale_of_a_collapsing_encoder(size):
-    """Ranks, projectors and P - P* are invariant to B -> s B: unsquared factors keep all digits down to 1e-150."""
+    """Ranks, projectors and P - P* are invariant to B -> s B: unsquared factors keep all digits."""
     rng = np.random.default_rng(1)
     world = World(rng.normal(size=(7, 3)), np.array([2.0, 1.0, 0.5]), 0.5)
     P, B = rng.normal(size=(3, 3)), rng.normal(size=(3, 7))
@@ -148,6 +176,32 @@ def test_relative_metrics_do_not_see_the_scale_of_a_collapsing_encoder(size):
     for name in full:
         if name.startswith(("erank", "W_", "enc_proj")):
             np.testing.assert_allclose(shrunk[name], full[name], rtol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("online", [1.0, 1e-100, 1e-160, 1e-200, 1e-300, 1e-310, 5e-324, 0.0])
+@pytest.mark.parametrize("target", [1.0, 1e-200, 0.0])
+def test_nothing_raises_and_nothing_is_infinite(online, target):
+    """Encoders and targets of any size, subnormal ones included."""
+    rng = np.random.default_rng(1)
+    world = World(rng.normal(size=(7, 3)), np.array([2.0, 1.0, 0.5]), 0.5)
+    B = rng.normal(size=(3, 7))
+    for P in (rng.normal(size=(3, 3)), np.zeros((3, 3))):
+        columns = order_metrics(state(P, online * B, target * B, world), world)
+        assert not any(np.isinf(column).any() for column in columns.values())
+        assert np.isfinite(columns["loss_pop"]).all()
+
+
+def test_floor_of_the_logarithms():
+    """At P = P* up to rounding or exactly, log10 shows 2^-52 norm(P*), not minus infinity."""
+    rng = np.random.default_rng(4)
+    world = World(rng.normal(size=(6, 3)), np.array([2.0, 1.0, 0.5]), 0.5)
+    B = rng.normal(size=(3, 6))
+    P_star = wiener_predictor(B, B, world)
+    floor = np.log10(2.0**-52 * np.linalg.norm(P_star))
+    assert order_metrics(state(P_star, B, B, world), world)["W_Fro_raw"] >= floor - 1e-12
+    zero = World(np.eye(2), np.ones(2), 1.0)
+    exact = order_metrics(state(0.5 * np.eye(2), np.eye(2), np.eye(2), zero), zero)
+    assert exact["W_Fro_raw"][0, 0] == pytest.approx(np.log10(2.0**-52 * np.sqrt(0.5)), abs=0.5)
 
 
 def test_small_errors_are_resolved():
@@ -173,8 +227,6 @@ def test_aligned_error_is_never_above_the_raw_one():
         B = rng.normal(size=(3, 6))
         base = order_metrics(state(np.eye(3), B, B, world), world)
         assert np.isfinite(base["W_Fro_raw"])
-        from byolsim.theory import wiener_predictor
-
         P = wiener_predictor(B, B, world) + scale * rng.normal(size=(3, 3))
         ours = order_metrics(state(P, B, B, world), world)
         assert ours["W_Fro_aligned"] <= ours["W_Fro_raw"]

@@ -20,9 +20,9 @@ FLOW = {"sampler": "population", "mom_pred": 0.0, "mom_enc": 0.0}
 
 
 def balance_of(block, config, row):
-    alpha, beta = config.lr_pred, config.lr_enc
-    P = block.order.P[0, row]
-    return gram(block.order.b_o[0, row], block.order.L_o[0, row]) / beta - P.T @ P / alpha
+    # [b, L] is B_o in an orthonormal basis of the observations.
+    B_o = np.concatenate([block.order.b_o[0, row], block.order.L_o[0, row]], axis=1)
+    return theory.balance(block.order.P[0, row], B_o, config.lr_pred, config.lr_enc)
 
 
 @pytest.mark.parametrize("ema_m", [0.0, 0.99])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as dataset
 import pyarrow.parquet as pq
 import pytest
 from cases import one_run, small
@@ -19,7 +20,16 @@ from byolsim.analysis.frames import read_folder, value_at
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
 from byolsim.metrics import METRICS
-from byolsim.store import file_name, is_complete, read_columns, run_path, save, schema
+from byolsim.store import (
+    failure_path,
+    file_name,
+    is_complete,
+    read_columns,
+    run_path,
+    save,
+    save_failure,
+    schema,
+)
 
 
 @pytest.fixture
@@ -65,6 +75,20 @@ def test_diverged_run_keeps_its_rows(tmp_path):
     assert set(table["status"].to_pylist()) == {"diverged"}
     assert np.isfinite(table["loss_pop"].to_numpy()).all()
     assert is_complete(path, record.config)
+
+
+def last_data_byte(path, column):
+    """Position of the last byte of a column's pages."""
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(schema().names.index(column))
+    start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+    return start + chunk.total_compressed_size - 1
+
+
+def test_a_file_with_a_damaged_row_is_not_complete(record, path):
+    good = bytearray(path.read_bytes())
+    good[last_data_byte(path, "gap")] ^= 0x10
+    path.write_bytes(bytes(good))
+    assert not is_complete(path, record.config)
 
 
 def test_completeness_is_of_this_configuration(record, path, tmp_path):
@@ -116,7 +140,7 @@ def damaged(path, tmp_path):
     (tmp_path / "text.parquet").write_text("not parquet at all")
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "foreign.parquet")
     flipped = bytearray(good)
-    flipped[len(good) // 3] ^= 0x10
+    flipped[last_data_byte(path, "loss")] ^= 0x10
     (tmp_path / "flipped.parquet").write_bytes(bytes(flipped))
     old = pq.read_table(path)
     details = json.loads(old.schema.metadata[b"byolsim"]) | {"schema_version": 0}
@@ -182,6 +206,13 @@ def test_load_runs_is_one_tidy_table(path, tmp_path):
     (tmp_path / "empty.parquet").write_bytes(b"")
     with pytest.warns(UserWarning, match="empty.parquet"):
         assert load_runs(tmp_path).num_rows == table.num_rows
+
+
+def test_a_record_of_a_failure_does_not_disturb_readers_of_the_folder(record, path, tmp_path):
+    save_failure(tmp_path, small(seed=5), "reason")
+    assert failure_path(tmp_path, small(seed=5)).exists()
+    assert dataset.dataset(tmp_path, format="parquet").to_table().num_rows == len(record.epochs)
+    assert load_runs(tmp_path).num_rows == len(record.epochs)
 
 
 def test_load_runs_refuses_with_one_line(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from byolsim.errors import UserError
 DPI = 150
 
 
-def draw_figures(config: FigsConfig) -> tuple[list[Path], list[str]]:
+def draw_figures(config: FigsConfig, only: Collection[str] | None = None) -> tuple[list[Path], list[str]]:
     """Draw the heatmaps and slices of each batch size (SPEC 7); nothing is simulated.
 
     Every file is read once, and only the columns that are drawn. A picture appears complete or not at all, and replaces
-    an older one of its name.
+    an older one of its name. `only` holds the ids of the runs to draw, where the caller knows them.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def draw_figures(config: FigsConfig) -> tuple[list[Path], list[str]]:
     check_metric(config.metric)
     check_metric(config.enc_metric, "enc_metric")
     metrics = list(dict.fromkeys([config.metric, config.enc_metric, "erank_encoded", "erank_pred"]))
-    selection = select_grids(config, list(dict.fromkeys([*metrics, LOSS])))
+    selection = select_grids(config, list(dict.fromkeys([*metrics, LOSS])), only)
     out = Path(config.out)
     paths = [
         _write(draw(), out / f"{name}_bs{grid.batch_size}_epoch{config.epoch}.png")

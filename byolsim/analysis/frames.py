@@ -68,10 +68,14 @@ def each_run(runs_dir: str | Path, columns: Sequence[str], skipped: list[str]) -
 
 
 def _files(runs_dir: str | Path) -> Iterator[Path]:
-    folder = Path(runs_dir)
-    if not folder.is_dir():
-        raise UserError(f"runs folder {str(runs_dir)!r} is not there: must be a folder of run files")
-    yield from sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+    try:
+        paths = sorted(Path(runs_dir).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"runs folder {str(runs_dir)!r} is not there: must be a folder of run files") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"runs folder {str(runs_dir)!r} cannot be read: {why}") from None
+    yield from (path for path in paths if path.suffix == SUFFIX and not path.name.startswith("."))
 
 
 def load_runs(runs_dir: str | Path, columns: Sequence[str] | None = None) -> pa.Table:

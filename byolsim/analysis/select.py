@@ -7,7 +7,7 @@ anything else are refused, never averaged.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +124,7 @@ class _Point:
     values: Mapping[str, float]
 
 
-def select_grids(config: FigsConfig, metrics: Sequence[str]) -> Selection:
+def select_grids(config: FigsConfig, metrics: Sequence[str], only: Collection[str] | None = None) -> Selection:
     """Read a folder once and place the runs of one sweep on their grids.
 
     Single runs (without `lr_enc_mode`) are ignored, a second copy of a run too.
@@ -133,6 +133,7 @@ def select_grids(config: FigsConfig, metrics: Sequence[str]) -> Selection:
     ----------
     config : the folder, the mode, the epoch and how it is read.
     metrics : columns to select.
+    only : ids of the runs to draw, where the caller knows them; all others are ignored.
 
     Raises
     ------
@@ -150,7 +151,7 @@ def select_grids(config: FigsConfig, metrics: Sequence[str]) -> Selection:
             values=values_at(table, metrics, config.epoch, config.use_last_valid),
         )
         for info, table in each_run(config.runs_dir, ["epoch", *metrics], skipped)
-        if info.config.lr_enc_mode is not None
+        if info.config.lr_enc_mode is not None and (only is None or info.run_id in only)
     ]
     mode = _mode(config, points)
     points = [point for point in points if point.config.lr_enc_mode == mode]

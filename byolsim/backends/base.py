@@ -5,6 +5,7 @@ A backend trains; it knows nothing of metric columns, files or commands.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.config import RunConfig
+from byolsim.errors import UserError
 from byolsim.order import OrderParameters, SampledFeatures
 from byolsim.world import World
 
@@ -23,7 +25,9 @@ RUNS_PER_GROUP = 64
 """On a CPU a larger group gains nothing more from shared draws, and loses more if its process dies."""
 
 ROWS_PER_BLOCK = 64
-"""Logged epochs that a backend hands over at once."""
+BLOCK_NUMBERS = 2**22
+GROUP_NUMBERS = 2**28
+"""Bounds on what a process holds: logged epochs and numbers of a block, numbers of a group's state."""
 
 PER_RUN_FIELDS = frozenset(
     {
@@ -69,6 +73,24 @@ class LogBlock:
     clips: NDArray[np.int64]
 
 
+def rows_per_block(K: int, r: int) -> int:
+    """Logged epochs that a backend hands over at once: five r x r matrices a run and epoch."""
+    return max(1, min(ROWS_PER_BLOCK, BLOCK_NUMBERS // (5 * K * r * r)))
+
+
+def check_memory(config: RunConfig, numbers: int) -> None:
+    """`UserError` if one run needs more double-precision numbers than this machine's memory holds."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        memory = 2**36  # a system that does not say
+    if 8 * numbers > memory:
+        raise UserError(
+            f"batch_size = {config.batch_size}, d_obs = {config.d_obs} and d_latent = {config.d_latent} need "
+            f"{8 * numbers / 2**30:.0f} GiB: must be at most {memory / 2**30:.0f} GiB, the memory of this machine"
+        )
+
+
 def is_logged(config: RunConfig, epoch: int) -> bool:
     """Whether a row is logged after this epoch."""
     return epoch % config.log_every == 0 or epoch == config.epochs
@@ -89,11 +111,11 @@ class Backend(ABC):
 
     def group_limit(self, config: RunConfig) -> int:
         """Largest useful group: more runs would gain nothing from shared draws, or not fit into memory."""
-        return RUNS_PER_GROUP
+        return max(1, min(RUNS_PER_GROUP, GROUP_NUMBERS // (5 * config.d_latent * config.d_obs)))
 
     @abstractmethod
     def warm(self, config: RunConfig) -> None:
-        """Compile what the configuration needs, so that processes started later find it in the cache."""
+        """Compile what runs of the kind of this tiny configuration need; later processes find it in the cache."""
 
     @abstractmethod
     def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -11,6 +14,7 @@ import click
 
 from byolsim import __version__
 from byolsim.errors import UserError
+from byolsim.interrupts import exit_on_sigterm
 
 _COMMANDS = {
     "run": "Train one model and store its trajectory.",
@@ -18,6 +22,9 @@ _COMMANDS = {
     "figs": "Draw heatmaps and slices of a sweep.",
     "all": "Run, then sweep, then figs.",
 }
+
+
+INTERRUPTED = "interrupted; finished runs are kept, and the same command computes what is missing"
 
 
 class LazyGroup(click.Group):
@@ -53,17 +60,36 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line: exit code 0, 1 where a run failed, 2 and one line for a mistake, 130 after Ctrl-C."""
+    exit_on_sigterm()
+    warnings.showwarning = _one_line_warning
     try:
         code = cli.main(args=args, prog_name="byolsim", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError:
+        _stop(f"no command is given: must be one of {', '.join(_COMMANDS)}", 2)
     except click.ClickException as error:
         _stop(error.format_message(), 2)
     except UserError as error:
         _stop(str(error), 2)
     except MemoryError:
         _stop("not enough memory for these shapes: lower batch_size, d_obs or d_latent", 2)
+    except OSError as error:
+        # What standard output still holds cannot be written either: let the interpreter drop it at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop(f"cannot write the output: {error.strerror or error}", 2)
     except (KeyboardInterrupt, click.Abort):
-        _stop("interrupted; finished runs are kept, and the same command computes what is missing", 130)
+        _stop(INTERRUPTED, 130)
+    except Exception as error:
+        # Compiled libraries turn a Ctrl-C in one of their callbacks into an error of their own.
+        if "KeyboardInterrupt" in f"{error!r}{error.__cause__!r}{error.__context__!r}":
+            _stop(INTERRUPTED, 130)
+        raise
+
+
+def _one_line_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"byolsim: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _stop(message: str, code: int) -> NoReturn:

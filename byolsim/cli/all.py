@@ -8,6 +8,7 @@ from byolsim.cli.options import Given, command_of
 from byolsim.cli.run import run_one
 from byolsim.cli.sweep import sweep_grid
 from byolsim.config import FigsConfig, RunConfig, RunOutput, SweepConfig, SweepOutput, sweep_notes
+from byolsim.launch import check_writable, plan_sweep
 
 _SET_BY_ALL = ("runs_dir", "epoch", "use_last_valid")
 
@@ -29,9 +30,12 @@ def command(given: Given) -> int:
     )
     for name in ("metric", "enc_metric"):
         check_metric(getattr(figures, name), name)
+    plan = plan_sweep(grid, output.out_dir, workers=output.workers, force=output.force)
+    if not output.dry_run:
+        check_writable(figures.out, "out")
     run_one(run, run_output, [])
     code = sweep_grid(grid, output, sweep_notes(given.values, grid))
     if output.dry_run:
         return 0
-    draw(figures)
+    draw(figures, {config.run_id for config in plan.runs})
     return code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import click
 
 from byolsim.analysis.figures import draw_figures
@@ -20,10 +22,12 @@ def command(given: Given) -> int:
     return 0
 
 
-def draw(config: FigsConfig) -> None:
+def draw(config: FigsConfig, only: Collection[str] | None = None) -> None:
     """Draw as the command does, and say what was written and what was skipped."""
-    paths, skipped = draw_figures(config)
+    paths, skipped = draw_figures(config, only)
     for line in skipped:
         click.echo(f"skipped {line}", err=True)
+    if skipped:
+        click.echo(f"{len(skipped)} file{'s' * (len(skipped) > 1)} skipped", err=True)
     for path in paths:
         click.echo(f"wrote {path}")

@@ -198,15 +198,19 @@ def _number(kind: Any, text: str) -> Any:
 def _read_toml(path: str, known: Collection[str]) -> dict[str, Any]:
     """The options in a TOML file; `UserError` where it is none or names an option that the command does not have."""
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--config {path!r} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors are ValueErrors
         raise UserError(f"--config {path!r} is no TOML file: {error}") from None
     values: dict[str, Any] = {}
     for key, value in content.items():
         name = key.replace("-", "_")
+        if isinstance(value, dict):
+            raise UserError(f"{path}: {key!r} is a table: options stand at the top level, without tables")
         if name not in known:
+            if name == "tau" and "ema_m" in known:
+                raise UserError(f"{path}: unknown key 'tau': give ema_m = 1 - tau")
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else "each key must be an option of the command"
             raise UserError(f"{path}: unknown key {key!r}: {hint}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from byolsim.backends.base import ROWS_PER_BLOCK, Backend, LogBlock, is_logged
+from byolsim.backends.base import Backend, LogBlock, check_memory, is_logged, rows_per_block
 from byolsim.backends.numba import kernels, structures
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
@@ -33,20 +33,12 @@ class NumbaBackend(Backend):
             if value not in has:
                 allowed = ", ".join(map(str, has))
                 raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
-        largest = max(config.d_obs * config.d_latent, _draws_per_step(config))
-        if largest > 2**33:
-            raise UserError(
-                f"batch_size = {config.batch_size} and d_obs = {config.d_obs} need {largest:.1e} numbers for one step: "
-                "must be at most 8.6e9"
-            )
+        check_memory(config, _numbers(config))
         return config
 
     def warm(self, config: RunConfig) -> None:
-        """Compile the kernels of this sampler, dtype and regime (n <= d or n > d) on a tiny run."""
-        small = {"d_latent": 1, "d_obs": 1, "epochs": 1, "latent_spectrum": "flat:1"}
-        small["batch_size"] = 1 if config.batch_size <= config.d_obs else 2
-        tiny = RunConfig(**(config.model_dump() | small))
-        for _ in self.simulate(World.from_config(tiny), [tiny], lambda epochs: None):
+        """Run the tiny configuration, which compiles the kernels of its sampler, dtype and regime (n <= d or n > d)."""
+        for _ in self.simulate(World.from_config(config), [config], lambda epochs: None):
             pass
 
     def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
@@ -54,7 +46,7 @@ class NumbaBackend(Backend):
         config = group[0]
         arrays, state = _world_arrays(config, world), _initial_state(group, world)
         hyper, scratch = _hyper(group), _scratch(config)
-        log = _log(len(group), min(ROWS_PER_BLOCK, config.epochs // config.log_every + 2), world.r)
+        log = _log(len(group), min(rows_per_block(len(group), world.r), config.epochs // config.log_every + 2), world.r)
         epochs: list[int] = []
         kernels.snapshot(0, arrays, state, scratch, log)
         epochs.append(0)
@@ -101,8 +93,11 @@ def _segments(
         done += len(draws)
 
 
-def _draws_per_step(config: RunConfig) -> int:
-    return 0 if config.sampler == "population" else config.batch_size * (config.d_latent + 2 * config.d_obs)
+def _numbers(config: RunConfig) -> int:
+    """Numbers that one run holds: the draws and views of a step, second moments where n > d, weights and world."""
+    n = 0 if config.sampler == "population" else config.batch_size
+    d, r = config.d_obs, config.d_latent
+    return n * (r + 2 * d) + 2 * n * d + (3 * d * d if n > d else 0) + 15 * r * d
 
 
 def _world_arrays(config: RunConfig, world: World) -> structures.WorldArrays:
@@ -123,8 +118,7 @@ def _hyper(group: Sequence[RunConfig]) -> structures.Hyper:
         return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
     def whole(name: str) -> np.ndarray:
-        # A period beyond the last step never comes; int64 must hold it.
-        return np.array([min(getattr(config, name), 2**62) for config in group], dtype=np.int64)
+        return np.array([getattr(config, name) for config in group], dtype=np.int64)
 
     return structures.Hyper(
         alpha=real("lr_pred"),

@@ -4,8 +4,7 @@ Each kernel stands for a plain formula, named in its docstring, and the tests ho
 compute; `backend.py` checks and packs. Arrays of state are stacked over the K runs of the group; the draws are shared.
 Samples are columns: X is (d, n).
 
-Every product has a shape that does not depend on the group, so a run has the same bits in any group. Of LLVM's
-fast-math flags only `reassoc` and `contract` are on: with `nnan` or `ninf` the divergence check would be folded away.
+Every product has a shape that does not depend on the group, so a run has the same bits in any group.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from byolsim.backends.base import DIVERGENCE_BOUND
 from byolsim.backends.numba.linalg import (
     householder_lq,
-    kernel,
+    safe_scale,
     scale,
     scale_columns,
     spectral_norm_squared,
@@ -24,6 +23,7 @@ from byolsim.backends.numba.linalg import (
     weighted_sum_squares,
 )
 from byolsim.backends.numba.structures import CLIP_ENC, CLIP_FLOOR, CLIP_PRED
+from byolsim.jit import kernel
 from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
 
 
@@ -128,11 +128,11 @@ def snapshot(row, world, state, scratch, log):
         log.P[k, row] = state.P[k]
         _inside_outside(state.B_o[k], world, scratch, log.b_o[k, row], log.L_o[k, row])
         _inside_outside(state.B_t[k], world, scratch, log.b_t[k, row], log.L_t[k, row])
-        square = 0.0
-        for i in range(state.B_o.shape[1]):
-            for j in range(state.B_o.shape[2]):
-                square += np.float64(state.B_o[k, i, j] - state.B_t[k, i, j]) ** 2
-        log.gap[k, row] = np.sqrt(square)
+        for i in range(scratch.W.shape[0]):
+            for j in range(scratch.W.shape[1]):
+                scratch.W[i, j] = state.B_o[k, i, j] - state.B_t[k, i, j]
+        divisor = safe_scale(scratch.W)
+        log.gap[k, row] = divisor * np.sqrt(np.float64(sum_squares(scratch.W)))
         log.loss[k, row] = state.loss[k]
         log.Hmax[k, row] = state.H[k]
         log.lr_pred_t[k, row] = state.alpha_t[k]

@@ -1,16 +1,10 @@
-"""Small linear algebra for the kernels: what numba lacks or would allocate for.
-
-numba's cache of a kernel notices changes of the kernel's own file alone: after an edit here, delete the package's
-`__pycache__` folders.
-"""
+"""Small linear algebra for the kernels: what numba lacks or would allocate for."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-kernel = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
-"""Compiled once and cached on disk; releases the GIL."""
+from byolsim.jit import kernel
 
 
 @kernel
@@ -21,7 +15,7 @@ def householder_lq(W, L):
     reflector is kept with zeros before its diagonal: all loops then run over whole rows, which vectorise best.
     """
     r = W.shape[0]
-    divisor = _safe_scale(W)
+    divisor = safe_scale(W)
     L[:] = 0.0
     for k in range(r):
         W[k, :k] = 0.0
@@ -65,7 +59,7 @@ def _reflect(W, k, factor):
 
 
 @kernel
-def _safe_scale(W):
+def safe_scale(W):
     """Divide W by its largest entry where squares of its entries would leave the range of the type; the divisor."""
     square = np.float64(sum_squares(W))
     if 1e-30 < square < 1e30:  # also far inside the range of float32

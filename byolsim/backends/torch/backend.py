@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from byolsim.backends.base import (
-    ROWS_PER_BLOCK,
-    RUNS_PER_GROUP,
     Backend,
     GroupTooLarge,
     LogBlock,
+    check_memory,
     is_logged,
+    rows_per_block,
 )
 from byolsim.backends.torch.snapshots import GroupLog, evaluation_size
 from byolsim.backends.torch.training import Group
@@ -49,6 +49,8 @@ class TorchBackend(Backend):
             if value not in has:
                 allowed = ", ".join(map(str, has))
                 raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
+        n, h = config.batch_size, config.hidden or config.d_latent
+        check_memory(config, 4 * n * (config.d_obs + h) + 10 * h * config.d_obs)
         if config.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device = cuda is not there: PyTorch finds no CUDA device; use --device cpu or auto")
         if config.device != "auto":
@@ -59,7 +61,7 @@ class TorchBackend(Backend):
     def group_limit(self, config: RunConfig) -> int:
         """On CUDA what half of the free memory holds."""
         if config.device != "cuda":
-            return RUNS_PER_GROUP
+            return super().group_limit(config)
         free, _ = torch.cuda.mem_get_info()
         return max(1, int(free / 2 / _bytes_per_run(config)))
 
@@ -82,7 +84,7 @@ class TorchBackend(Backend):
             state = Group(group, world, torch.device(config.device))
             log = GroupLog(state, world)
             numbers = len(group) * sum(W[0].numel() for W in (*state.encoder, *state.target, *state.predictor))
-            capacity = max(1, min(ROWS_PER_BLOCK, LOG_NUMBERS // numbers))
+            capacity = max(1, min(rows_per_block(len(group), world.r), LOG_NUMBERS // numbers))
             log.take(0)
             done = 0
             for epoch in _steps(state):
