@@ -5,7 +5,6 @@ A finished run is on disk before anybody is told of it.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -163,13 +162,15 @@ class _Slot:
     def start(self) -> None:
         """Start the process; it ignores Ctrl-C from its first instruction on."""
         self.pool = ProcessPoolExecutor(1, mp_context=self.context, initializer=_start_worker, initargs=(self.reports,))
+        others = multiprocessing.active_children()
         with ignored_interrupt():
             self.started = self.pool.submit(os.getpid)
+        self.processes = [child for child in multiprocessing.active_children() if child not in others]
 
     def ready(self) -> None:
         """Wait until the process answers."""
         try:
-            self.pid = self.started.result()
+            self.started.result()
         except BrokenProcessPool:
             raise UserError(
                 "worker processes cannot start: a script that calls sweep must do so under "
@@ -184,9 +185,9 @@ class _Slot:
 
     def kill(self) -> None:
         """End the process now."""
+        for process in self.processes:
+            process.kill()
         self.pool.shutdown(wait=False, cancel_futures=True)
-        with contextlib.suppress(OSError, AttributeError):
-            os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 @contextmanager
