@@ -2,14 +2,18 @@
 
     python benchmarks/mlp.py
 
-Both in torch, in one process run, on the CPU in float64: the torch backend's groups of 20 stacked runs (two at once,
-one thread each, as two workers of a sweep do) beside one autograd loop per run (the better of 1 and 2 threads). Draws
-are included on both sides; logging is at the sweep's last epoch only. Each figure is the best of 5.
+Both in torch, in float64 on the CPU, in one run of this program: the torch backend's groups of 20 stacked runs, first
+in this process and then in two worker processes of one thread each, as in a sweep, beside one autograd loop per run
+(the better of 1 and 2 threads). Draws are included on both sides; logging is at the sweep's last epoch only. Each
+figure is the best of 5, after a warm-up.
 """
 
 from __future__ import annotations
 
-from timing import best_seconds, run_steps, train
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from timing import best_seconds, run_steps, train, train_one
 from torch_loop import microseconds_per_step
 
 from byolsim.config import SweepConfig
@@ -23,7 +27,8 @@ def main() -> None:
     sweep = SweepConfig(enc="mlp", pred="mlp", device="cpu", epochs=EPOCHS, log_every=EPOCHS)
     groups = tasks(expand(sweep), 2)
     one = 1e6 * best_seconds(lambda: train(groups, 1)) / run_steps(groups)
-    two = 1e6 * best_seconds(lambda: train(groups, 2)) / run_steps(groups)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        two = 1e6 * best_seconds(lambda: list(pool.map(train_one, groups))) / run_steps(groups)
     loops = {
         group[0].batch_size: min(microseconds_per_step(group[0], threads=threads) for threads in (1, 2))
         for group in groups

@@ -25,7 +25,12 @@ def train(groups: Sequence[Sequence[RunConfig]], threads: int) -> None:
         list(pool.map(one, groups))
 
 
-def best_seconds(action: Callable[[], None], repeats: int = REPEATS) -> float:
+def train_one(group: Sequence[RunConfig]) -> None:
+    """Train one group; for a pool of processes."""
+    train([group], 1)
+
+
+def best_seconds(action: Callable[[], object], repeats: int = REPEATS) -> float:
     """Shortest of some runs, after one to compile and warm up."""
     action()
     times = []

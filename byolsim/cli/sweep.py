@@ -34,7 +34,7 @@ def sweep_grid(config: SweepConfig, output: SweepOutput, notes: list[str]) -> in
         return 0
     with progress_bar("byolsim sweep", plan.run_steps) as advance:
         result = carry_out(plan, log_wandb=output.log_wandb, progress=advance)
-    click.echo(_summary(result, output.out_dir))
+    click.echo(_summary(result, plan))
     return 1 if result.count("failed") else 0
 
 
@@ -43,22 +43,30 @@ def _plan_text(plan: Plan, mode: str) -> str:
     return (
         f"{len(plan.runs)} runs of mode {mode} in {plan.out_dir}: {len(plan.runs) - pending} already there, "
         f"{pending} to compute\n"
-        f"{len(plan.todo)} groups that share their draws, {plan.run_steps:,} run-steps, {plan.workers} processes"
+        f"{len(plan.todo)} groups that share their draws, {plan.run_steps:,} run-steps, {_where(plan)}"
     )
 
 
-def _summary(result: SweepResult, out_dir: str) -> str:
+def _where(plan: Plan) -> str:
+    run, n = plan.runs[0], plan.workers
+    return f"{n} process{'es' * (n != 1)} on {run.backend}/{run.device}"
+
+
+def _summary(result: SweepResult, plan: Plan) -> str:
     counts = {status: result.count(status) for status in ("completed", "diverged", "skipped", "failed")}
     clipped = sum(o.clips is not None and (o.clips.lr_pred_limit + o.clips.lr_enc_limit > 0) for o in result.outcomes)
     floored = sum(o.clips is not None and o.clips.H_floor > 0 for o in result.outcomes)
     lines = [
-        f"{len(result.outcomes)} runs in {out_dir}: {counts['completed']} completed, {counts['diverged']} diverged, "
-        f"{counts['skipped']} already there, {counts['failed']} failed; {result.wall_s:.1f} s",
+        f"{len(result.outcomes)} runs in {plan.out_dir}: {counts['completed']} completed, {counts['diverged']} diverged, "
+        f"{counts['skipped']} already there, {counts['failed']} failed; "
+        f"{result.wall_s:.1f} s with {_where(plan)}",
     ]
     if clipped or floored:
         lines.append(f"auto schedule: a stability bound was active in {clipped} runs, the floor of H_t in {floored}")
     failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
     lines += [f"failed {outcome.run_id}: {outcome.reason}" for outcome in failed[:FAILURES_SHOWN]]
     if len(failed) > FAILURES_SHOWN:
-        lines.append(f"and {len(failed) - FAILURES_SHOWN} more; each has its {out_dir}/<id>.failed.json")
+        lines.append(
+            f"and {len(failed) - FAILURES_SHOWN} more; each is recorded in {plan.out_dir}/_failed, if the disk allows"
+        )
     return "\n".join(lines)

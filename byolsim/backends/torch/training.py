@@ -95,38 +95,39 @@ class Rates:
             values = [getattr(config, name) for config in group]
             return torch.tensor([np.nan if v is None else v for v in values], device=device, dtype=torch.float64)
 
-        self.alpha, self.beta = column("lr_pred"), column("lr_enc")
+        self.fixed_alpha, self.fixed_beta = column("lr_pred"), column("lr_enc")
+        self.alpha, self.beta = self.fixed_alpha, self.fixed_beta
         self.mu_P, self.mu_B, self.eta, self.tau = (
             column(name) for name in ("mom_pred", "mom_enc", "weight_decay", "tau")
         )
         self.c_alpha, self.c_beta = column("auto_alpha_c"), column("auto_beta_c")
         self.lambda_max_x = world.lambda_max_x
-        self.any_scheduled = any(config.lr_pred is None or config.lr_enc is None for config in group)
+        self.any_alpha = any(config.lr_pred is None for config in group)
+        self.any_beta = any(config.lr_enc is None for config in group)
+        self.active = torch.zeros(len(group), 3, device=device, dtype=torch.bool)
         self.clips = torch.zeros(len(group), 3, device=device, dtype=torch.int64)
 
-    def update(self, curvature: Curvature, P: Tensor | None, alive: Tensor) -> None:
-        """Set the rates of this step; `P` (K, r, r) bounds the encoder's rate, None for a model with an MLP."""
-        if not self.any_scheduled:
-            return
+    def tick(self, curvature: Curvature) -> None:
+        """Follow a new estimate H_t: all but the bound of beta, which moves with P."""
         H = torch.maximum(curvature.H, curvature.floor)
         scheduled = (self.c_alpha > 0) | (self.c_beta > 0)
-        self._count(2, scheduled & (curvature.floor > curvature.H), alive)
+        rate, self.free_beta = self.c_alpha * self.tau / H, self.c_beta * self.tau / H
         limit = LIMIT_FRACTION * 2 * (1 + self.mu_P) / (H + self.eta)
-        self.alpha = self._follow(0, self.alpha, self.c_alpha, H, limit, alive)
-        limit = torch.full_like(H, torch.inf)
-        if P is not None:
-            limit = LIMIT_FRACTION * 2 * (1 + self.mu_B) / (self.lambda_max_x * self._norm_squared(P, H) + self.eta)
-        self.beta = self._follow(1, self.beta, self.c_beta, H, limit, alive)
+        self.alpha = torch.where(self.c_alpha > 0, torch.minimum(rate, limit), self.fixed_alpha)
+        self.beta = torch.where(self.c_beta > 0, self.free_beta, self.fixed_beta)
+        self.active[:, 0] = (self.c_alpha > 0) & (rate > limit)
+        self.active[:, 2] = scheduled & (curvature.floor > curvature.H)
 
-    def _follow(self, column: int, fixed: Tensor, c: Tensor, H: Tensor, limit: Tensor, alive: Tensor) -> Tensor:
-        rate = c * self.tau / H
-        self._count(column, (c > 0) & (rate > limit), alive)
-        return torch.where(c > 0, torch.minimum(rate, limit), fixed)
+    def step(self, P: Tensor | None, alive: Tensor) -> None:
+        """Bound beta by the predictor before this step, None for a model with an MLP; count what is active."""
+        if P is not None and self.any_beta:
+            limit = LIMIT_FRACTION * 2 * (1 + self.mu_B) / (self.lambda_max_x * self._norm_squared(P) + self.eta)
+            self.beta = torch.where(self.c_beta > 0, torch.minimum(self.free_beta, limit), self.fixed_beta)
+            self.active[:, 1] = (self.c_beta > 0) & (self.free_beta > limit)
+        if self.any_alpha or self.any_beta:
+            self.clips += self.active & alive[:, None]
 
-    def _count(self, column: int, active: Tensor, alive: Tensor) -> None:
-        self.clips[:, column] += active & alive
-
-    def _norm_squared(self, P: Tensor, H: Tensor) -> Tensor:
+    def _norm_squared(self, P: Tensor) -> Tensor:
         """||P||_2^2, or its bound ||P||_F^2 where that is enough to see that no rate is cut.
 
         On CUDA always the bound, which only cuts earlier: the exact norm would make every step wait for the device.
@@ -135,7 +136,7 @@ class Rates:
         if P.device.type == "cuda":
             return bound
         top = LIMIT_FRACTION * 2 * (1 + self.mu_B)
-        cut = (self.c_beta * self.tau / H * (self.lambda_max_x * bound + self.eta) > top) & bound.isfinite()
+        cut = (self.free_beta * (self.lambda_max_x * bound + self.eta) > top) & bound.isfinite()
         if bool(cut.any()):
             bound = bound.clone()
             bound[cut] = torch.linalg.matrix_norm(P[cut].double(), 2).square()
@@ -163,6 +164,9 @@ class Group:
         self.V_enc = [torch.zeros_like(W, requires_grad=False) for W in self.encoder]
         self.V_pred = [torch.zeros_like(W, requires_grad=False) for W in self.predictor]
         self.rates = Rates(group, world, device)
+        self.mu_P, self.mu_B, self.eta, self.tau = (
+            self._per_run(v) for v in (self.rates.mu_P, self.rates.mu_B, self.rates.eta, self.rates.tau)
+        )
         self.curvature = Curvature(self.K, world.r, config.power_iters, device)
         self.diverged = torch.full((self.K,), -1, device=device)
         self.loss = torch.full((self.K,), torch.nan, device=device, dtype=self.dtype)
@@ -203,19 +207,19 @@ class Group:
             alive = self.diverged < 0
             if (t - 1) % config.auto_every == 0:
                 self.curvature.tick(covariance())
-            rates.update(self.curvature, self.predictor[0] if self.is_linear else None, alive)
+                rates.tick(self.curvature)
+            rates.step(self.predictor[0] if self.is_linear else None, alive)
             size = torch.zeros(self.K, device=loss.device, dtype=torch.float64)
             for layers, velocities, grads, every, rate, mu in (
                 (self.predictor, self.V_pred, gradients[: len(self.predictor)], config.pred_update_every,
-                 rates.alpha, rates.mu_P),
+                 rates.alpha, self.mu_P),
                 (self.encoder, self.V_enc, gradients[len(self.predictor) :], config.enc_update_every,
-                 rates.beta, rates.mu_B),
+                 rates.beta, self.mu_B),
             ):  # fmt: skip
                 if t % every == 0:
                     size = torch.maximum(size, self._heavy_ball(layers, velocities, grads, rate, mu))
-            tau = self._per_run(rates.tau)
             for slow, fast in zip(self.target, self.encoder, strict=True):
-                slow.lerp_(fast, tau)
+                slow.lerp_(fast, self.tau)
             self.diverged = torch.where(alive & ~(size <= DIVERGENCE_BOUND**2), t, self.diverged)
 
     def _heavy_ball(
@@ -225,11 +229,11 @@ class Group:
 
         In place throughout: a temporary of a megabyte costs ten times the arithmetic that fills it.
         """
-        rate, mu, eta = (self._per_run(v) for v in (rate, mu, self.rates.eta))
+        rate = self._per_run(rate)
         square = torch.zeros(self.K, device=mu.device, dtype=torch.float64)
         for W, V, gradient in zip(layers, velocities, gradients, strict=True):
             if self.has_decay:
-                gradient.addcmul_(eta, W)
+                gradient.addcmul_(self.eta, W)
             V.mul_(mu).add_(gradient)
             W.addcmul_(rate, V, value=-1)
             square += torch.linalg.vector_norm(W, dim=(1, 2)).double().square()
