@@ -57,8 +57,8 @@ def _summary(result: SweepResult, plan: Plan) -> str:
     clipped = sum(o.clips is not None and (o.clips.lr_pred_limit + o.clips.lr_enc_limit > 0) for o in result.outcomes)
     floored = sum(o.clips is not None and o.clips.H_floor > 0 for o in result.outcomes)
     lines = [
-        f"{len(result.outcomes)} runs in {plan.out_dir}: {counts['completed']} completed, {counts['diverged']} diverged, "
-        f"{counts['skipped']} already there, {counts['failed']} failed; "
+        f"{len(result.outcomes)} runs in {plan.out_dir}: {counts['completed']} completed, "
+        f"{counts['diverged']} diverged, {counts['skipped']} already there, {counts['failed']} failed; "
         f"{result.wall_s:.1f} s with {_where(plan)}",
     ]
     if clipped or floored:
@@ -66,7 +66,6 @@ def _summary(result: SweepResult, plan: Plan) -> str:
     failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
     lines += [f"failed {outcome.run_id}: {outcome.reason}" for outcome in failed[:FAILURES_SHOWN]]
     if len(failed) > FAILURES_SHOWN:
-        lines.append(
-            f"and {len(failed) - FAILURES_SHOWN} more; each is recorded in {plan.out_dir}/_failed, if the disk allows"
-        )
+        more = len(failed) - FAILURES_SHOWN
+        lines.append(f"and {more} more; each is recorded in {plan.out_dir}/_failed, if the disk allows")
     return "\n".join(lines)
