@@ -1,5 +1,19 @@
-"""The one class of error that the command line turns into one line and exit code 2."""
+"""What goes wrong, as one line: the class of error for a mistake of the caller, and the form of a warning."""
+
+from __future__ import annotations
+
+import sys
+import warnings
 
 
 class UserError(Exception):
     """A mistake that the caller can mend: the message is one line that says what was given and what is allowed."""
+
+
+def show_warnings_as_lines() -> None:
+    """Print warnings of this process as single lines on stderr, as the commands and their workers do."""
+    warnings.showwarning = _one_line
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"byolsim: warning: {' '.join(str(message).split())}", file=sys.stderr)

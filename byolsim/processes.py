@@ -22,7 +22,7 @@ from typing import Any
 
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig
-from byolsim.errors import UserError
+from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.interrupts import ignored_interrupt
 from byolsim.record import ClipCounts
 from byolsim.simulate import simulate_runs, warm_up
@@ -230,6 +230,7 @@ def _start_worker(reports: Any) -> None:
     global _reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _reports = reports
+    show_warnings_as_lines()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -33,6 +33,11 @@ class FakeClient:
         self.finished += 1
 
 
+@pytest.fixture(autouse=True)
+def _a_fresh_process(monkeypatch):
+    monkeypatch.setattr(tracking, "_given_up", False)
+
+
 @pytest.fixture
 def client(monkeypatch, request):
     fake = FakeClient(getattr(request, "param", ""))
@@ -67,6 +72,16 @@ def test_a_broken_client_is_one_warning(client, why, tmp_path):
     assert len(warned) == 1
     assert "\n" not in str(warned[0].message)
     assert is_complete(run_path(tmp_path, small()), small())
+
+
+@pytest.mark.parametrize("client", ["init"], indirect=True)
+def test_a_client_that_failed_is_not_asked_again(client):
+    record = one_run(small())
+    with pytest.warns(UserWarning, match="api_key not"):
+        tracking.log_run(record)
+    client.fails = ""
+    tracking.log_run(record)
+    assert client.settings is None
 
 
 def test_a_missing_client_says_what_to_install(tmp_path, monkeypatch):

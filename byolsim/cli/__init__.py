@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -13,7 +12,7 @@ from typing import NoReturn
 import click
 
 from byolsim import __version__
-from byolsim.errors import UserError
+from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.interrupts import exit_on_sigterm
 
 _COMMANDS = {
@@ -61,7 +60,7 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line: exit code 0, 1 where a run failed, 2 and one line for a mistake, 130 after Ctrl-C."""
     exit_on_sigterm()
-    warnings.showwarning = _one_line_warning
+    show_warnings_as_lines()
     try:
         code = cli.main(args=args, prog_name="byolsim", standalone_mode=False)
         sys.stdout.flush()
@@ -86,10 +85,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if "KeyboardInterrupt" in f"{error!r}{error.__cause__!r}{error.__context__!r}":
             _stop(INTERRUPTED, 130)
         raise
-
-
-def _one_line_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"byolsim: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _stop(message: str, code: int) -> NoReturn:
