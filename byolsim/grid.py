@@ -70,7 +70,8 @@ def _cost(group: Sequence[RunConfig]) -> float:
     config = group[0]
     n = 0 if config.sampler == "population" else config.batch_size
     d, r, h = config.d_obs, config.d_latent, config.hidden or 0
-    per_run = 2e5 + 6 * (h or r) * d * (n if h else min(n, d))
+    fixed = 2e6 if config.backend == "torch" else 2e5
+    per_run = fixed + 6 * (h or r) * d * (n if h else min(n, d))
     return float(config.epochs) * (len(group) * per_run + 100 * n * d)
 
 
