@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from cases import HAS_TORCH
 
 import byolsim
 
@@ -33,6 +34,8 @@ def loaded_by(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_import_law(module):
+    if module.startswith("byolsim.backends.torch") and not HAS_TORCH:
+        pytest.skip("no torch")
     loaded = loaded_by(module)
     for library, homes in HOMES.items():
         assert library not in loaded or module.startswith(homes), f"{module} loads {library}"
