@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from byolsim.cli.options import default_text, fields_by_option
-from byolsim.config import FigsConfig, RunConfig, RunOutput, SweepConfig, SweepOutput
+from byolsim.config import RunConfig, SweepConfig
 from byolsim.describe import allowed
 from byolsim.metrics import METRICS
+from byolsim.output import FigsConfig, RunOutput, SweepOutput
 
 SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "run": (RunConfig, RunOutput),

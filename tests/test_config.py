@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from byolsim import config as config_module
-from byolsim.config import FigsConfig, RunConfig, RunOutput, SweepConfig, SweepOutput, tau_from_ema_m
+from byolsim.config import RunConfig, SweepConfig, tau_from_ema_m
 from byolsim.describe import first_error
 from byolsim.grid import expand, logspace, tasks
+from byolsim.output import FigsConfig, RunOutput, SweepOutput
 
 MODELS = (RunConfig, SweepConfig, RunOutput, SweepOutput, FigsConfig)
 

@@ -28,10 +28,11 @@ from byolsim.analysis.panels import cell_edges, power_labels
 from byolsim.analysis.select import Grid, select_grids
 from byolsim.analysis.slices import loss_slices
 from byolsim.cli import main
-from byolsim.config import FigsConfig, RunConfig, SweepConfig
+from byolsim.config import RunConfig, SweepConfig
 from byolsim.errors import UserError
 from byolsim.launch import sweep
 from byolsim.metrics import METRICS
+from byolsim.output import FigsConfig
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.store import run_path, save
 

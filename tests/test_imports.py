@@ -23,7 +23,19 @@ HOMES = {
     "rich": (),
     "wandb": (),
 }
-CORE = ("config", "describe", "errors", "world", "streams", "theory", "schedule", "order", "metrics", "record")
+CORE = (
+    "config",
+    "output",
+    "describe",
+    "errors",
+    "world",
+    "streams",
+    "theory",
+    "schedule",
+    "order",
+    "metrics",
+    "record",
+)
 OUTER = ("byolsim.store", "byolsim.analysis", "byolsim.cli", "byolsim.launch", "byolsim.processes")
 
 

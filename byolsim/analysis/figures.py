@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from byolsim.analysis.heatmaps import heatmap
 from byolsim.analysis.select import Grid, check_metric, select_grids
 from byolsim.analysis.slices import LOSS, loss_slices
-from byolsim.config import FigsConfig
 from byolsim.errors import UserError
+from byolsim.output import FigsConfig
 
 DPI = 150
 

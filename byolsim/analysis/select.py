@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.analysis.frames import each_run, values_at
-from byolsim.config import FigsConfig, RunConfig
+from byolsim.config import RunConfig
 from byolsim.errors import UserError
 from byolsim.metrics import METRICS
+from byolsim.output import FigsConfig
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -78,6 +78,18 @@ def rows_per_block(K: int, r: int) -> int:
     return max(1, min(ROWS_PER_BLOCK, BLOCK_NUMBERS // (5 * K * r * r)))
 
 
+def check_offered(config: RunConfig) -> None:
+    """`UserError` for what no backend of this version offers."""
+    for option, value, offered in (
+        ("sampler", config.sampler, ("minibatch", "population")),
+        ("pred_rule", config.pred_rule, ("learned",)),
+        ("stop_grad", config.stop_grad, (True,)),
+    ):
+        if value not in offered:
+            allowed = ", ".join(map(str, offered))
+            raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
+
+
 def check_memory(config: RunConfig, numbers: int) -> None:
     """`UserError` if one run needs more double-precision numbers than this machine's memory holds."""
     try:

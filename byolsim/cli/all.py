@@ -7,8 +7,9 @@ from byolsim.cli.figs import draw
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.run import run_one
 from byolsim.cli.sweep import sweep_grid
-from byolsim.config import FigsConfig, RunConfig, RunOutput, SweepConfig, SweepOutput, sweep_notes
+from byolsim.config import RunConfig, SweepConfig, sweep_notes
 from byolsim.launch import check_writable, plan_sweep
+from byolsim.output import FigsConfig, RunOutput, SweepOutput
 
 _SET_BY_ALL = ("runs_dir", "epoch", "use_last_valid")
 

@@ -8,7 +8,7 @@ import click
 
 from byolsim.analysis.figures import draw_figures
 from byolsim.cli.options import Given, command_of
-from byolsim.config import FigsConfig
+from byolsim.output import FigsConfig
 
 
 @command_of(

@@ -9,8 +9,9 @@ import click
 
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
-from byolsim.config import RunConfig, RunOutput, schedule_notes
+from byolsim.config import RunConfig, schedule_notes
 from byolsim.launch import describe_run, run
+from byolsim.output import RunOutput
 from byolsim.record import RunRecord
 from byolsim.store import read_info
 

@@ -6,8 +6,9 @@ import click
 
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
-from byolsim.config import SweepConfig, SweepOutput, sweep_notes
+from byolsim.config import SweepConfig, sweep_notes
 from byolsim.launch import Plan, SweepResult, carry_out, plan_sweep
+from byolsim.output import SweepOutput
 
 FAILURES_SHOWN = 20
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from byolsim.backends.base import Backend, LogBlock, check_memory, is_logged, rows_per_block
+from byolsim.backends.base import Backend, LogBlock, check_memory, check_offered, is_logged, rows_per_block
 from byolsim.backends.numba import kernels, structures
 from byolsim.config import RunConfig
-from byolsim.errors import UserError
 from byolsim.order import OrderParameters
 from byolsim.streams import MinibatchKey, minibatch_blocks
 from byolsim.world import World, initial_weights
@@ -25,14 +24,7 @@ class NumbaBackend(Backend):
 
     def resolve(self, config: RunConfig) -> RunConfig:
         """Raise `UserError` where the configuration asks for what this backend does not have."""
-        for option, value, has in (
-            ("sampler", config.sampler, ("minibatch", "population")),
-            ("pred_rule", config.pred_rule, ("learned",)),
-            ("stop_grad", config.stop_grad, (True,)),
-        ):
-            if value not in has:
-                allowed = ", ".join(map(str, has))
-                raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
+        check_offered(config)
         check_memory(config, _numbers(config))
         return config
 

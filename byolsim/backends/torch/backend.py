@@ -16,6 +16,7 @@ from byolsim.backends.base import (
     GroupTooLarge,
     LogBlock,
     check_memory,
+    check_offered,
     is_logged,
     rows_per_block,
 )
@@ -41,14 +42,7 @@ class TorchBackend(Backend):
 
     def resolve(self, config: RunConfig) -> RunConfig:
         """The configuration with device cpu or cuda; `UserError` where this backend cannot run it."""
-        for option, value, has in (
-            ("sampler", config.sampler, ("minibatch", "population")),
-            ("pred_rule", config.pred_rule, ("learned",)),
-            ("stop_grad", config.stop_grad, (True,)),
-        ):
-            if value not in has:
-                allowed = ", ".join(map(str, has))
-                raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
+        check_offered(config)
         n, h = config.batch_size, config.hidden or config.d_latent
         check_memory(config, 4 * n * (config.d_obs + h) + 10 * h * config.d_obs)
         if config.device == "cuda" and not torch.cuda.is_available():
