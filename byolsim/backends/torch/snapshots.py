@@ -147,7 +147,7 @@ def _stack(rows: Sequence[Tensor], valid: Tensor) -> Tensor:
 
 
 def _numpy(M: Tensor) -> np.ndarray:
-    return M.detach().cpu().numpy()
+    return np.asarray(M.detach().cpu().numpy())
 
 
 class GroupLog:
