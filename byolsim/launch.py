@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from byolsim.tracking import log_run
 
 WORTH_PROCESSES = 4e10
 """Operations, about two seconds of one core, above which a sweep uses more than one process."""
+
+
+STALE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,15 @@ def check_writable(out_dir: str | Path, option: str = "out_dir") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+        _clear_old_temporaries(folder)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{option} {str(out_dir)!r} cannot be written: {why}") from error
+
+
+def _clear_old_temporaries(folder: Path) -> None:
+    """Remove what a process that was killed in the middle of a write left behind; nobody writes for an hour."""
+    for temporary in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime > STALE_S:
+                temporary.unlink()

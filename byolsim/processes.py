@@ -24,12 +24,13 @@ from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig
 from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.interrupts import ignored_interrupt
-from byolsim.record import ClipCounts
+from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs, warm_up
 from byolsim.store import clear_failure, is_complete, read_info, run_path, save
 from byolsim.tracking import log_run
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+STARTS = 3
 REPORT_S = 0.2
 """Seconds between a worker's reports of progress."""
 
@@ -50,17 +51,18 @@ def run_task(
 ) -> list[Outcome]:
     """Train one group and store its runs; each failure is an outcome."""
     paths = [run_path(out_dir, config) for config in group]
+    records: list[RunRecord] | None = None
     try:
         records = simulate_runs(group, lambda epochs: progress(epochs * len(group)))
     except GroupTooLarge as error:
         if len(group) == 1:
             return [_failed(group[0], paths[0], error)]
-        half = len(group) // 2
-        return [
-            outcome for part in (group[:half], group[half:]) for outcome in run_task(part, out_dir, log_wandb, progress)
-        ]
     except Exception as error:  # whatever it is, it costs this group alone
         return [_failed(config, path, error) for config, path in zip(group, paths, strict=True)]
+    if records is None:  # outside of the handler, which holds on to the memory of the group that was too large
+        half = len(group) // 2
+        parts = (group[:half], group[half:])
+        return [outcome for part in parts for outcome in run_task(part, out_dir, log_wandb, progress)]
     outcomes = []
     for record, path in zip(records, paths, strict=True):
         try:
@@ -109,7 +111,7 @@ def run_in_processes(
         while waiting or busy:
             while waiting and idle:
                 slot, task = idle.pop(), waiting.popleft()
-                busy[slot.pool.submit(_worker_task, task.group, out_dir, log_wandb)] = (slot, task)
+                busy[slot.submit(_worker_task, task.group, out_dir, log_wandb)] = (slot, task)
             finished, _ = wait(busy, timeout=REPORT_S, return_when=FIRST_COMPLETED)
             while not reports.empty():
                 progress(reports.get())
@@ -168,20 +170,32 @@ class _Slot:
         self.processes = [child for child in multiprocessing.active_children() if child not in others]
 
     def ready(self) -> None:
-        """Wait until the process answers."""
-        try:
-            self.started.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "worker processes cannot start: a script that calls sweep must do so under "
-                "if __name__ == '__main__':, or pass workers=1"
-            ) from None
+        """Wait until the process answers; one that dies before is started again."""
+        for _ in range(STARTS):
+            try:
+                self.started.result()
+                return
+            except BrokenProcessPool:
+                self.pool.shutdown(wait=False)
+                self.start()
+        raise UserError(
+            "worker processes cannot start: a script that calls sweep must do so under "
+            "if __name__ == '__main__':, or pass workers=1"
+        )
 
     def restart(self) -> None:
         """A new process in place of the dead one."""
         self.pool.shutdown(wait=False)
         self.start()
         self.ready()
+
+    def submit(self, *call: Any) -> Future[list[Outcome]]:
+        """Give the process a task; one that died while it was idle is replaced."""
+        try:
+            return self.pool.submit(*call)
+        except BrokenProcessPool:
+            self.restart()
+            return self.pool.submit(*call)
 
     def kill(self) -> None:
         """End the process now."""

@@ -167,7 +167,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     found = {"byolsim": __version__, "python": platform.python_version()}
-    for name in ("numpy", "numba", "scipy", "pyarrow"):
+    for name in ("numpy", "torch", "numba", "scipy", "pyarrow"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -23,6 +23,13 @@ REGIMES = {
     "many-samples": {"d_latent": 4, "d_obs": 23, "batch_size": 37, "latent_spectrum": "geometric:0.1:10"},
     "population": {"d_latent": 4, "d_obs": 23, "sampler": "population", "latent_spectrum": "geometric:0.1:10"},
     "float32": {"d_latent": 4, "d_obs": 23, "dtype": "float32", "latent_spectrum": "geometric:0.1:10"},
+    "odd-shape": {"d_latent": 5, "d_obs": 37, "batch_size": 13, "latent_spectrum": "geometric:0.1:10"},
+    "default-population": {
+        "d_latent": 10,
+        "d_obs": 100,
+        "sampler": "population",
+        "latent_spectrum": "geometric:0.1:10",
+    },
     "default-shape": {"d_latent": 10, "d_obs": 100, "batch_size": 64, "latent_spectrum": "geometric:0.1:10"},
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import pytest
@@ -123,6 +125,28 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     assert killed
     assert (result.count("completed"), result.count("failed")) == (12, 0)
     assert len(list(tmp_path.iterdir())) == 12
+
+
+def test_a_worker_that_dies_while_it_is_idle_is_replaced():
+    context = multiprocessing.get_context("spawn")
+    slot = processes._Slot(context, context.SimpleQueue())
+    slot.ready()
+    (process,) = slot.processes
+    process.kill()
+    process.join()
+    with contextlib.suppress(BrokenProcessPool):
+        slot.pool.submit(os.getpid).result()  # the pool may need to be told
+    assert slot.submit(os.getpid).result() == slot.processes[0].pid != process.pid
+    slot.kill()
+
+
+def test_old_temporary_files_are_removed(tmp_path):
+    old, new = tmp_path / ".old.parquet.1.tmp", tmp_path / ".new.parquet.1.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    launch.check_writable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [new.name]
 
 
 def test_a_script_without_the_main_guard_gets_one_line(tmp_path):

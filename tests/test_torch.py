@@ -282,6 +282,61 @@ def test_initial_layers():
     assert initial_layers(tanh, world)[0][0].std() == pytest.approx(math.sqrt(1 / 300), rel=0.05)
 
 
+def test_the_norm_by_squaring():
+    """What CUDA uses for ||P||_2^2, against singular values, at P = 0 and with equal singular values too."""
+    P = torch.randn(500, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    P[0] = 0
+    P[1] = torch.eye(6)
+    exact = torch.linalg.matrix_norm(P, 2).square()
+    # 2^14 squarings leave a gap of g = 1 - s2^2/s1^2 a weight of exp(-2^14 g) and an error below g times that.
+    torch.testing.assert_close(training.norm_squared_by_squaring(P), exact, rtol=1e-4 / 2, atol=0)
+    assert (training.norm_squared_by_squaring(P) / exact - 1)[2:].abs().median() < 1e-14
+
+
+def test_a_diverging_scheduled_run_counts_as_numba_does():
+    """Clips stop counting where a run diverged, and what was handed over earlier does not change."""
+    options = {"ema_m": 0.5, "auto_alpha_c": 30.0, "auto_beta_c": 30.0, "epochs": 60, "log_every": 1, "d_latent": 3}
+    numba, torch_ = (one_run(small(backend=name, **options)) for name in ("numba", "torch"))
+    assert numba.status == torch_.status == "diverged"
+    assert numba.diverged_epoch == torch_.diverged_epoch
+    assert numba.clips == torch_.clips
+
+
+@pytest.mark.parametrize("model", MLPS)
+def test_sampled_metrics_are_those_of_the_sample(model):
+    """Loss, gap and curvature against NumPy on the same evaluation sample."""
+    config = small(**MLPS[model], init="random")
+    world = World.from_config(config)
+    group = training.Group([config], world, torch.device("cpu"))
+    group.minibatch_step(1, torch.from_numpy(next(minibatch_blocks(MinibatchKey(42, 5, 8, 3), 1))[0]))
+    log = snapshots.GroupLog(group, world)
+    log.take(1)
+    columns = log.block().order
+
+    def numpy_of(layers, x):
+        act = {"relu": lambda v: np.maximum(v, 0), "tanh": np.tanh, "gelu": gelu}[config.activation]
+        weights = [W[0].detach().numpy() for W in layers]
+        return weights[0] @ x if len(weights) == 1 else weights[1] @ act(weights[0] @ x)
+
+    x, x_plus = log.state.x.numpy(), log.state.x_plus.numpy()
+    z_o, z_t = numpy_of(group.encoder, x), numpy_of(group.target, x_plus)
+    loss = 0.5 * ((numpy_of(group.predictor, z_o) - z_t) ** 2).sum() / x.shape[1]
+    assert columns.loss[0, 0] == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(columns.F[0, 0] @ columns.F[0, 0].T, z_o @ z_o.T / x.shape[1], atol=1e-12)
+    gap = sum(((W - W_t) ** 2).sum().item() for W, W_t in zip(group.encoder, group.target, strict=True))
+    assert columns.gap[0, 0] == pytest.approx(math.sqrt(gap), rel=1e-12)
+
+
+def gelu(v):
+    return 0.5 * v * (1 + np.vectorize(math.erf)(v / math.sqrt(2)))
+
+
+def test_an_mlp_without_noise_has_finite_metrics():
+    record = one_run(small(**MLPS["both"], init="zero_pred", sigma_n=0.0, lr_pred=0.01, lr_enc=0.01))
+    assert record.columns["enc_procrustes_fro"][-1] < 100
+    assert not any(np.isinf(column).any() for column in record.columns.values())
+
+
 def test_out_of_memory_halves_the_group(monkeypatch, tmp_path):
     config = SweepConfig(
         backend="torch", device="cpu", seeds=(1,), batch_sizes=(3,), d_latent=2, d_obs=4, latent_spectrum="flat:1",

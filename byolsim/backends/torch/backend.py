@@ -43,8 +43,10 @@ class TorchBackend(Backend):
     def resolve(self, config: RunConfig) -> RunConfig:
         """The configuration with device cpu or cuda; `UserError` where this backend cannot run it."""
         check_offered(config)
-        n, h = config.batch_size, config.hidden or config.d_latent
-        check_memory(config, 4 * n * (config.d_obs + h) + 10 * h * config.d_obs)
+        d, h = config.d_obs, config.hidden or config.d_latent
+        n = 0 if config.sampler == "population" else config.batch_size
+        evaluation = 4 * evaluation_size(d) * d if config.hidden else 0
+        check_memory(config, 4 * n * (d + h) + 10 * h * d + evaluation)
         if config.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device = cuda is not there: PyTorch finds no CUDA device; use --device cpu or auto")
         if config.device != "auto":
@@ -168,6 +170,10 @@ def _memory(config: RunConfig, runs: int) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise GroupTooLarge(f"{runs} runs do not fit into the memory of {config.device}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(f"{runs} runs do not fit into memory") from error
 
 
 def _bytes_per_run(config: RunConfig) -> int:

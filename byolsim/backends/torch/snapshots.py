@@ -21,18 +21,27 @@ def evaluation_size(d: int) -> int:
     return max(1024, 2 * d)
 
 
-def lower_factor(M: Tensor) -> tuple[Tensor, Tensor]:
-    """(L, O) of M = L O for stacked M (..., r, m), L as in `order.lq_factor`."""
+def lower_factor(M: Tensor) -> Tensor:
+    """L of M = L O for stacked M (..., r, m), lower triangular with non-negative diagonal (`order.lq_factor`)."""
+    _, R = torch.linalg.qr(M.mT, mode="r")
+    L: Tensor = R.mT * _signs(R)[..., None, :]
+    return L
+
+
+def lower_factorisation(M: Tensor) -> tuple[Tensor, Tensor]:
+    """(L, O) of M = L O, L as in `lower_factor`."""
     Q, R = torch.linalg.qr(M.mT)
-    diagonal = R.diagonal(dim1=-2, dim2=-1)
-    sign = torch.where(diagonal < 0, -1.0, 1.0)
-    return R.mT * sign[..., None, :], Q.mT * sign[..., :, None]
+    return R.mT * _signs(R)[..., None, :], Q.mT * _signs(R)[..., :, None]
+
+
+def _signs(R: Tensor) -> Tensor:
+    return torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
 
 
 def inside_outside(B: Tensor, Q_A: Tensor) -> tuple[Tensor, Tensor]:
     """`order.inside_outside` of stacked encoders (..., r, d)."""
     b = _each(B, Q_A)
-    return b, lower_factor(B - _each(b, Q_A.mT))[0]
+    return b, lower_factor(B - _each(b, Q_A.mT))
 
 
 def _each(M: Tensor, N: Tensor) -> Tensor:
@@ -93,9 +102,8 @@ class SampledLog:
         key = MinibatchKey(group.config.seed, evaluation_size(world.d), world.d, world.r)
         row = torch.tensor(evaluation_draws(key), device=device)
         x, x_plus = TorchWorld.of(world, device, torch.float64).views(row, key.n)
-        # B = Z x^T (x x^T)^-1 = Z fit; x^T = Q R gives fit = Q R^-T.
-        Q, R = torch.linalg.qr(x.mT)
-        fit = torch.linalg.solve_triangular(R.mT, Q, upper=False, left=False)
+        # B = Z x^+; where sigma = 0 the views span r of d dimensions, and the fit is the one of least norm.
+        fit = torch.linalg.pinv(x, rtol=1e-10)
         return cls(x, x_plus, fit, torch.tensor(world.Q_A, device=device))
 
     def take(self, group: Group) -> None:
@@ -109,7 +117,7 @@ class SampledLog:
             z_t = self._features(group, target, self.x_plus, valid)
             p = torch.nan_to_num(apply(predictor, z_o, group.activation), 0.0, 0.0, 0.0)
             root = self.x.shape[1] ** 0.5
-            F, O = lower_factor(z_o / root)
+            F, O = lower_factorisation(z_o / root)
             B = _each(z_o, self.fit)
             b_o, L_o = inside_outside(B, self.Q_A)
             differences = [(W - W_t).square().sum(dim=(1, 2)) for W, W_t in zip(encoder, target, strict=True)]
@@ -117,7 +125,7 @@ class SampledLog:
                 {
                     "P": predictor[0].clone(),
                     "F": F,
-                    "F_pred": lower_factor(p / root)[0],
+                    "F_pred": lower_factor(p / root),
                     "cross": torch.bmm(z_t / root, O.mT),
                     "b_o": b_o,
                     "L_o": L_o,
@@ -185,8 +193,8 @@ class GroupLog:
             epochs=np.array(self.epochs, dtype=np.int64),
             order=self.state.parameters(valid),
             valid=_numpy(valid),
-            diverged_epoch=_numpy(self.group.diverged),
-            clips=_numpy(self.group.rates.clips),
+            diverged_epoch=_numpy(self.group.diverged).copy(),
+            clips=_numpy(self.group.rates.clips).copy(),
             **columns,
         )
         self.epochs.clear()

@@ -128,19 +128,34 @@ class Rates:
             self.clips += self.active & alive[:, None]
 
     def _norm_squared(self, P: Tensor) -> Tensor:
-        """||P||_2^2, or its bound ||P||_F^2 where that is enough to see that no rate is cut.
+        """||P||_2^2, or on the CPU its bound ||P||_F^2 where that is enough to see that no rate is cut.
 
-        On CUDA always the bound, which only cuts earlier: the exact norm would make every step wait for the device.
+        On CUDA by squaring, since an exact singular value would make every step wait for the device.
         """
-        bound = P.double().square().sum(dim=(1, 2))
+        P = P.detach().double()
         if P.device.type == "cuda":
-            return bound
+            return norm_squared_by_squaring(P)
+        bound = P.square().sum(dim=(1, 2))
         top = LIMIT_FRACTION * 2 * (1 + self.mu_B)
         cut = (self.free_beta * (self.lambda_max_x * bound + self.eta) > top) & bound.isfinite()
         if bool(cut.any()):
             bound = bound.clone()
-            bound[cut] = torch.linalg.matrix_norm(P[cut].double(), 2).square()
+            bound[cut] = torch.linalg.matrix_norm(P[cut], 2).square()
         return bound
+
+
+def norm_squared_by_squaring(P: Tensor) -> Tensor:
+    """||P||_2^2 of stacked P (K, r, r): N = P^T P / tr squared 14 times weighs the top eigenvector, tr(N P^T P)."""
+    G = torch.bmm(P.mT, P)
+    N = _unit_trace(G)
+    for _ in range(14):
+        N = _unit_trace(torch.bmm(N, N))
+    return (N * G).sum(dim=(1, 2))
+
+
+def _unit_trace(G: Tensor) -> Tensor:
+    trace = G.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
+    return torch.where(trace > 0, G / trace, 0.0)
 
 
 class Group:
@@ -188,7 +203,8 @@ class Group:
         """Step t on the population loss of the linear model (`theory.population_loss`)."""
         A, lam, variance = self.world.A, self.world.lam, self.world.sigma**2
         (B_o,), (P,), (B_t,) = self.encoder, self.predictor, self.target
-        M_o, M_t = B_o @ A, B_t @ A
+        A_each = A.expand(self.K, -1, -1)
+        M_o, M_t = torch.bmm(B_o, A_each), torch.bmm(B_t, A_each)
         signal = ((torch.bmm(P, M_o) - M_t).square() * lam).sum(dim=(1, 2))
         noise = torch.bmm(P, B_o).square().sum(dim=(1, 2)) + B_t.square().sum(dim=(1, 2))
 
