@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,14 +16,11 @@ from byolsim.grid import estimated_cost, expand, tasks
 from byolsim.processes import Outcome, run_in_processes, run_task
 from byolsim.record import RunRecord
 from byolsim.simulate import simulate_runs
-from byolsim.store import clear_failure, exists, is_complete, run_path, save, save_failure
+from byolsim.store import TEMPORARY, clear_failure, clear_leftovers, exists, is_complete, run_path, save, save_failure
 from byolsim.tracking import log_run
 
 WORTH_PROCESSES = 4e10
 """Operations, about two seconds of one core, above which a sweep uses more than one process."""
-
-
-STALE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -184,20 +180,12 @@ def available_cores() -> int:
 def check_writable(out_dir: str | Path, option: str = "out_dir") -> None:
     """Make the folder and prove that a file can be made in it, before hours are spent; `UserError` if not."""
     folder = Path(out_dir)
-    probe = folder / f".byolsim-{os.getpid()}.tmp"
+    probe = folder / f"{TEMPORARY}{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-        _clear_old_temporaries(folder)
+        clear_leftovers(folder)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{option} {str(out_dir)!r} cannot be written: {why}") from error
-
-
-def _clear_old_temporaries(folder: Path) -> None:
-    """Remove what a process that was killed in the middle of a write left behind; nobody writes for an hour."""
-    for temporary in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > STALE_S:
-                temporary.unlink()

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import secrets
+import time
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,10 @@ from byolsim.metrics import METRICS
 from byolsim.record import RunRecord
 
 SUFFIX = ".parquet"
+TEMPORARY = ".byolsim-"
+"""How the names of temporary files begin: no other program's file is ever taken for one."""
+
+STALE_S = 3600.0
 METADATA_KEY = b"byolsim"
 CHECKSUM_KEY = b"byolsim.sha256"
 """Parquet's page checksums cover the rows; this one covers the metadata."""
@@ -100,23 +105,45 @@ def save(record: RunRecord, path: Path) -> Path:
     UserError
         If the folder cannot be written or the disk is full; no partial file is left.
     """
-    temporary = path.with_name(f".{path.name[:120]}.{secrets.token_hex(4)}.tmp")
     try:
         sink = pa.BufferOutputStream()
         pq.write_table(_table(record), sink, write_page_checksum=True, compression="zstd")
+    except pa.ArrowException as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    return write_whole(path, sink.getvalue())
+
+
+def write_whole(path: Path, data: bytes | pa.Buffer) -> Path:
+    """Write a file that appears complete or not at all: temporary name, flush to disk, rename; folders are made.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written; no partial file is left.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.tmp")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            file.write(sink.getvalue())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove temporary files of ours that a process killed in the middle of a write left; no write takes an hour."""
+    for temporary in folder.glob(f"{TEMPORARY}*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime > STALE_S:
+                temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -264,12 +291,8 @@ def failure_path(out_dir: str | Path, config: RunConfig) -> Path:
 def save_failure(out_dir: str | Path, config: RunConfig, reason: str) -> None:
     """Record a failed run; where even that cannot be written, the caller's message is all there is."""
     text = json.dumps({"run_id": config.run_id, "reason": reason, "config": config.model_dump()}, indent=1)
-    path = failure_path(out_dir, config)
-    temporary = path.with_suffix(".tmp")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
+    with contextlib.suppress(UserError):
+        write_whole(failure_path(out_dir, config), f"{text}\n".encode())
 
 
 def clear_failure(out_dir: str | Path, config: RunConfig) -> None:

@@ -141,12 +141,14 @@ def test_a_worker_that_dies_while_it_is_idle_is_replaced():
 
 
 def test_old_temporary_files_are_removed(tmp_path):
-    old, new = tmp_path / ".old.parquet.1.tmp", tmp_path / ".new.parquet.1.tmp"
-    for path in (old, new):
+    old, new = tmp_path / ".byolsim-1.tmp", tmp_path / ".byolsim-2.tmp"
+    foreign = tmp_path / ".editor.tmp"
+    for path in (old, new, foreign):
         path.touch()
-    os.utime(old, (0, 0))
+    for path in (old, foreign):
+        os.utime(path, (0, 0))
     launch.check_writable(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [new.name]
+    assert {path.name for path in tmp_path.iterdir()} == {new.name, foreign.name}
 
 
 def test_a_script_without_the_main_guard_gets_one_line(tmp_path):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import secrets
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,8 +12,8 @@ from matplotlib.figure import Figure
 from byolsim.analysis.heatmaps import heatmap
 from byolsim.analysis.select import Grid, check_metric, select_grids
 from byolsim.analysis.slices import LOSS, loss_slices
-from byolsim.errors import UserError
 from byolsim.output import FigsConfig
+from byolsim.store import write_whole
 
 DPI = 150
 
@@ -56,18 +54,7 @@ def _figures(grid: Grid, metrics: list[str]) -> Iterator[tuple[str, Callable[[],
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    """Draw in memory, write to a temporary name in the same folder, rename."""
+    """Draw in memory, then write the file whole."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI, facecolor="white")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(picture.getbuffer())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return path
+    return write_whole(path, picture.getvalue())

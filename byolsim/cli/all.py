@@ -35,7 +35,7 @@ def command(given: Given) -> int:
     if not output.dry_run:
         check_writable(figures.out, "out")
     run_one(run, run_output, [])
-    code = sweep_grid(grid, output, sweep_notes(given.values, grid))
+    code = sweep_grid(plan, output, sweep_notes(given.values, grid))
     if output.dry_run:
         return 0
     draw(figures, {config.run_id for config in plan.runs})

@@ -22,16 +22,17 @@ FAILURES_SHOWN = 20
 def command(given: Given) -> int:
     """Parse, sweep, show."""
     config = given.build(SweepConfig)
-    return sweep_grid(config, given.build(SweepOutput), sweep_notes(given.values, config))
+    output = given.build(SweepOutput)
+    plan = plan_sweep(config, output.out_dir, workers=output.workers, force=output.force)
+    return sweep_grid(plan, output, sweep_notes(given.values, config))
 
 
-def sweep_grid(config: SweepConfig, output: SweepOutput, notes: list[str]) -> int:
-    """Run a grid as the command does, and say what came of it; the exit code."""
+def sweep_grid(plan: Plan, output: SweepOutput, notes: list[str]) -> int:
+    """Carry out a plan as the command does, and say what came of it; the exit code."""
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    plan = plan_sweep(config, output.out_dir, workers=output.workers, force=output.force)
     if output.dry_run:
-        click.echo(_plan_text(plan, config.lr_enc_mode))
+        click.echo(_plan_text(plan))
         return 0
     with progress_bar("byolsim sweep", plan.run_steps) as advance:
         result = carry_out(plan, log_wandb=output.log_wandb, progress=advance)
@@ -39,8 +40,8 @@ def sweep_grid(config: SweepConfig, output: SweepOutput, notes: list[str]) -> in
     return 1 if result.count("failed") else 0
 
 
-def _plan_text(plan: Plan, mode: str) -> str:
-    pending = sum(map(len, plan.todo))
+def _plan_text(plan: Plan) -> str:
+    pending, mode = sum(map(len, plan.todo)), plan.runs[0].lr_enc_mode
     return (
         f"{len(plan.runs)} runs of mode {mode} in {plan.out_dir}: {len(plan.runs) - pending} already there, "
         f"{pending} to compute\n"

@@ -179,6 +179,7 @@ def _memory(config: RunConfig, runs: int) -> Iterator[None]:
 def _bytes_per_run(config: RunConfig) -> int:
     """Parameters with target, momentum and gradient, activations of a step, and those of an evaluation."""
     d, r, h = config.d_obs, config.d_latent, config.hidden or 0
-    weights = sum((d if model == config.enc else r) * (h or r) + r * h for model in (config.enc, config.pred))
+    layers = ((config.enc, d), (config.pred, r))
+    weights = sum((fan_in + r) * h if model == "mlp" else fan_in * r for model, fan_in in layers)
     n = config.batch_size + (evaluation_size(d) if h else 0)
     return 8 * (5 * weights + 8 * n * (h + r))
