@@ -228,6 +228,11 @@ class _Shared(Frozen):
             raise ValueError("device = 'cuda' belongs to backend = 'torch', not to 'numba'")
         if self.sampler == "moments" and mlp:
             raise ValueError("sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'")
+        if self.moments_form == "reduced" and self.d_obs < 5 * self.d_latent:
+            raise ValueError(
+                f"moments_form = 'reduced' needs d_obs >= 5 d_latent: with d_obs = {self.d_obs} and "
+                f"d_latent = {self.d_latent} use moments_form = 'direct'"
+            )
         if self.sampler == "population" and mlp:
             raise ValueError("sampler = 'population' needs linear models: with an MLP use sampler = 'minibatch'")
         if self.init == "pinv" and mlp:
@@ -286,6 +291,13 @@ class RunConfig(_Shared):
         for rate, constant in (("lr_pred", "auto_alpha_c"), ("lr_enc", "auto_beta_c")):
             if getattr(self, constant) > 0:
                 self.__dict__[rate] = None
+        return self
+
+    @model_validator(mode="after")
+    def _choose_moments_form(self) -> RunConfig:
+        """`auto` by shape alone: the reduced form, whose cost does not grow with d, wherever it exists."""
+        if self.moments_form == "auto":
+            self.__dict__["moments_form"] = "reduced" if self.d_obs >= 5 * self.d_latent else "direct"
         return self
 
     @property

@@ -66,14 +66,15 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
 
 def warm_up(config: RunConfig) -> None:
     """Compile what a configuration needs, once: before the clock starts, and before processes race for the cache."""
-    _warm_up(config.backend, config.sampler, config.dtype, config.batch_size > config.d_obs, config.device)
+    c = config
+    _warm_up(c.backend, c.sampler, c.moments_form, c.dtype, c.batch_size > c.d_obs, c.device)
 
 
 @cache
-def _warm_up(backend: Any, sampler: Any, dtype: Any, many_samples: bool, device: Any) -> None:
+def _warm_up(backend: Any, sampler: Any, form: Any, dtype: Any, many_samples: bool, device: Any) -> None:
     tiny = RunConfig(
-        backend=backend, sampler=sampler, dtype=dtype, device=device, d_latent=1, d_obs=1, latent_spectrum="flat:1",
-        batch_size=2 if many_samples else 1, epochs=1,
+        backend=backend, sampler=sampler, moments_form=form, dtype=dtype, device=device, d_latent=1, d_obs=5,
+        latent_spectrum="flat:1", batch_size=6 if many_samples else 1, epochs=1,
     )  # fmt: skip
     with deferred_interrupt():
         get_backend(backend).warm(tiny)

@@ -76,6 +76,76 @@ def split_draws(row: NDArray[np.float64], key: MinibatchKey) -> tuple[NDArray[np
     return row[: r * n].reshape(r, n), row[r * n : (r + d) * n].reshape(d, n), row[(r + d) * n :].reshape(d, n)
 
 
+@dataclass(frozen=True)
+class MomentsKey:
+    """What the moments of a run depend on; `form` is direct or reduced."""
+
+    seed: int
+    n: int
+    d: int
+    r: int
+    form: str
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Shapes of the two random matrices of a step, W and N (see `byolsim.moments`)."""
+        r = self.r
+        return (3 * r, min(3 * r, self.n)), (min(r, self.n), 3 * r if self.form == "reduced" else self.d)
+
+    @property
+    def degrees(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Degrees of freedom of the chi-square variables on Bartlett's diagonals.
+
+        That of W, and in the reduced form that of N's last r columns, the directions which no encoder knows yet.
+        """
+        (_, m), (c, _) = self.shapes
+        fresh = self.d - 4 * self.r - np.arange(c) if self.form == "reduced" else np.arange(0)
+        return self.n - np.arange(m), fresh
+
+    @property
+    def numbers_per_step(self) -> int:
+        """Entries of W and N."""
+        return sum(rows * columns for rows, columns in self.shapes)
+
+    @property
+    def steps_per_block(self) -> int:
+        """A function of the key alone, so that step t is always the same draw."""
+        return max(1, BLOCK_NORMALS // self.numbers_per_step)
+
+
+def moment_blocks(key: MomentsKey, epochs: int) -> Iterator[NDArray[np.float64]]:
+    """W and N of the steps 1..epochs, in blocks of shape (steps, numbers_per_step), each in C order.
+
+    Entries are standard normals, Bartlett's diagonals roots of chi-square variables; what stands above a diagonal
+    is not 0 and not to be used (`split_moments`). The yielded array is overwritten by the next block.
+    """
+    from byolsim.normals import fill_normals  # loads numba, which the world and the theory do without
+
+    size = key.steps_per_block
+    (q, m), (_, columns) = key.shapes
+    degrees, fresh = key.degrees
+    on_W = np.arange(m) * (m + 1)
+    on_N = q * m + np.arange(len(fresh)) * (columns + 1) + 2 * key.r
+    buffer = np.empty((min(size, epochs), key.numbers_per_step))
+    for block, first in enumerate(range(0, epochs, size)):
+        steps = min(size, epochs - first)
+        stream = (key.seed, key.form, key.n, key.d, key.r)
+        fill_normals(keyed_seed("moments", *stream, block=block), buffer[:steps])
+        generator = np.random.Generator(np.random.PCG64(keyed_seed("moments chi-square", *stream, block=block)))
+        chi_square = generator.chisquare(np.concatenate([degrees, fresh]), (steps, m + len(fresh)))
+        buffer[:steps, np.concatenate([on_W, on_N])] = np.sqrt(chi_square)
+        yield buffer[:steps]
+
+
+def split_moments(row: NDArray[np.float64], key: MomentsKey) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(W, N) of one step's row of `moment_blocks`, with 0 above the diagonals."""
+    (q, m), (c, columns) = key.shapes
+    W, N = np.tril(row[: q * m].reshape(q, m)), row[q * m :].reshape(c, columns).copy()
+    if key.form == "reduced":
+        N[:, 2 * key.r :] = np.tril(N[:, 2 * key.r :])
+    return W, N
+
+
 def evaluation_draws(key: MinibatchKey) -> NDArray[np.float64]:
     """One row of draws, as `minibatch_blocks` yields them, of the fixed evaluation sample with key.n views."""
     from byolsim.normals import fill_normals

@@ -154,7 +154,9 @@ MISTAKES = {
     "run --enc mlp --sampler population": "sampler = 'population' needs linear models: with an MLP use sampler = "
     "'minibatch'",
     "run --device cuda --backend numba": "device = 'cuda' belongs to backend = 'torch', not to 'numba'",
-    "run --sampler moments": "sampler = moments is not part of this version: must be one of minibatch, population",
+    "run --sampler moments --moments_form reduced --d_obs 40": "moments_form = 'reduced' needs d_obs >= 5 d_latent",
+    "run --sampler moments --no_stop_grad": "stop_grad = False needs sampler = 'minibatch' or 'population'",
+    "run --sampler moments --moments_form other": "--moments_form other is not allowed",
     "run --sampler moments --enc mlp": "sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'",
     "run --pred_rule identity": "pred_rule = identity is not part of this version: must be one of learned",
     "run --no_stop_grad": "stop_grad = False is not part of this version: must be one of True",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from byolsim.backends.numba import kernels, linalg
+from byolsim.backends.numba import lane_linalg, linalg, rates
+from byolsim.backends.numba.lanes import lane_count
+from byolsim.moments import lower_factor
 from byolsim.order import lq_factor
 from byolsim.schedule import AutoRates, CurvatureEstimate
 
@@ -15,7 +17,7 @@ from byolsim.schedule import AutoRates, CurvatureEstimate
 def test_householder_lq(shape, scale):
     B = scale * np.random.default_rng(0).normal(size=shape)
     L = np.empty((shape[0], shape[0]))
-    linalg.householder_lq(B.copy(), L)
+    linalg.householder_lq(B.copy(), L, np.empty((2, len(B))))
     # A subnormal B has fewer digits of its own.
     np.testing.assert_allclose(L / scale, lq_factor(B / scale), atol=1e-13 if scale > 1e-300 else 1e-12)
     assert (np.diag(L) >= 0).all()
@@ -27,9 +29,9 @@ def test_householder_lq_of_rank_deficient_rows():
     B[2] = B[0] - 2 * B[1]
     B[3] = 0
     L = np.empty((4, 4))
-    linalg.householder_lq(B.copy(), L)
+    linalg.householder_lq(B.copy(), L, np.empty((2, len(B))))
     np.testing.assert_allclose(L @ L.T, B @ B.T, atol=1e-13)
-    linalg.householder_lq(np.zeros((4, 6)), L)
+    linalg.householder_lq(np.zeros((4, 6)), L, np.empty((2, 4)))
     assert not L.any()
 
 
@@ -39,10 +41,88 @@ def test_householder_lq_keeps_digits_that_a_gram_matrix_loses():
     step = np.random.default_rng(3).normal(size=8)
     B[1] = B[0] + 1e-10 * step
     L = np.empty((2, 2))
-    linalg.householder_lq(B.copy(), L)
+    linalg.householder_lq(B.copy(), L, np.empty((2, len(B))))
     unit = B[0] / np.linalg.norm(B[0])
     expected = 1e-10 * np.linalg.norm(step - (step @ unit) * unit)
     assert L[1, 1] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-200])
+def test_orthonormal_rows(scale):
+    """O of B = L O, also where rows depend on one another: it is then any orthonormal set that B lies in."""
+    B = np.random.default_rng(1).normal(size=(5, 9))
+    B[3] = B[0] - 2 * B[1]
+    W, L, O, reflections = scale * B, np.empty((5, 5)), np.empty((5, 9)), np.empty((2, 5))
+    linalg.householder_lq(W, L, reflections)
+    linalg.orthonormal_rows(W, reflections, O)
+    np.testing.assert_allclose(O @ O.T, np.eye(5), atol=1e-14)
+    np.testing.assert_allclose(L @ O / scale, B, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (5, 3), (3, 8)])
+def test_lq_of_a_tall_matrix_is_trapezoidal(shape):
+    E = np.random.default_rng(0).normal(size=shape)
+    C = np.empty((shape[0], min(shape)))
+    linalg.householder_lq(E.copy(), C, np.empty((2, shape[0])))
+    np.testing.assert_allclose(C, lower_factor(E), atol=1e-14)
+
+
+def in_lanes(matrices, dtype="float64"):
+    return np.ascontiguousarray(np.moveaxis(np.stack(matrices), 0, -1)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (3, 3), (4, 1), (5, 2), (6, 8), (9, 12), (30, 40)])
+def test_lane_lq(shape, dtype):
+    """Each lane by itself, at any offset, whatever the scale of its neighbours."""
+    rng = np.random.default_rng(0)
+    small = 1e-200 if dtype == "float64" else 1e-25
+    scales = [1.0, small, 1 / small**0.5, 0.0, 1.0, 1.0, 1.0, 1.0][: lane_count(dtype)]
+    matrices = [scale * rng.normal(size=shape) for scale in scales]
+    M = in_lanes([np.hstack([np.ones((shape[0], 2)), matrix]) for matrix in matrices], dtype)
+    lane_linalg.lane_lq(M, 2, 2 + shape[1])
+    for lane, (scale, matrix) in enumerate(zip(scales, matrices, strict=True)):
+        expected = np.zeros(shape)
+        expected[:, : min(shape)] = lower_factor(matrix / (scale or 1.0))
+        tolerance = 3e-14 if dtype == "float64" else 2e-5
+        np.testing.assert_allclose(M[:, 2:, lane].astype(float) / (scale or 1.0), expected, atol=tolerance)
+    assert (M[:, :2] == 1).all()
+
+
+def test_lane_lq_of_rank_deficient_and_signed_rows():
+    """Dependent rows, a zero row, and rows that are triangular already with either sign."""
+    rng = np.random.default_rng(1)
+    dependent = rng.normal(size=(4, 6))
+    dependent[2] = dependent[0] - 2 * dependent[1]
+    zero_row = rng.normal(size=(4, 6))
+    zero_row[1] = 0
+    triangular = np.tril(rng.normal(size=(4, 6)))
+    matrices = [dependent, zero_row, triangular, -np.eye(4, 6)]
+    M = in_lanes(matrices)
+    lane_linalg.lane_lq(M, 0, 6)
+    for lane, matrix in enumerate(matrices):
+        L = M[:, :4, lane]
+        assert (np.diag(L) >= 0).all() and not np.triu(L, 1).any() and not M[:, 4:, lane].any()
+        np.testing.assert_allclose(L @ L.T, matrix @ matrix.T, atol=1e-13)
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (2, 3, 5), (3, 2, 7), (10, 10, 50), (5, 15, 13)])
+def test_lane_products(rows, inner, columns):
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(4, rows, inner + 1)), rng.normal(size=(4, inner, columns + 2))
+    C = in_lanes(np.zeros((4, rows, columns + 3)))
+    lane_linalg.multiply(in_lanes(A), 1, in_lanes(B), 2, inner, C, 3, columns, 0.5)
+    for lane in range(4):
+        np.testing.assert_allclose(C[:, 3:, lane], 0.5 * A[lane][:, 1:] @ B[lane][:, 2:], atol=1e-13)
+    for shape, S in (
+        (lane_linalg.FULL, B[0][:, 2:]),
+        (lane_linalg.LOWER, np.tril(B[0][:, 2:])),
+        (lane_linalg.UPPER, np.triu(B[0][:, 2:])),
+    ):
+        lane_linalg.multiply_shared(in_lanes(A), 1, np.ascontiguousarray(S), shape, C, 3, 2.0)
+        for lane in range(4):
+            np.testing.assert_allclose(C[:, 3:, lane], 2 * A[lane][:, 1:] @ S, atol=1e-13)
+    assert not C[:, :3].any()
 
 
 @pytest.mark.parametrize("r", [1, 2, 5, 12])
@@ -78,30 +158,29 @@ def test_rates_of_the_rule():
 
 @pytest.mark.parametrize(("c_alpha", "c_beta", "H"), [(0.4, 0.4, 2.0), (1e3, 1e3, 2.0), (0.4, 1e3, 0.5)])
 def test_kernel_sets_the_rates_of_the_plain_rule(c_alpha, c_beta, H):
-    """One `_set_rates` call against `schedule.AutoRates`, bounds active and not."""
+    """One `set_rates` call against `schedule.AutoRates`, bounds active and not."""
     rng = np.random.default_rng(0)
     P = rng.normal(size=(3, 3))
     rule = AutoRates(tau=0.3, mu_P=0.9, mu_B=0.5, eta=0.1, lambda_max_x=4.0)
-    state, hyper, world, scratch = packed(P, c_alpha, c_beta, H, rule)
-    kernels._set_rates(0, world, hyper, state, scratch)
+    course, hyper, world, scratch = packed(P, c_alpha, c_beta, H, rule)
+    rates.set_rates(0, P, world, hyper, course, scratch)
     alpha, alpha_cut = rule.alpha(c_alpha, H)
     beta, beta_cut = rule.beta(c_beta, H, P)
-    assert state.alpha_t[0] == pytest.approx(alpha, rel=1e-12)
-    assert state.beta_t[0] == pytest.approx(beta, rel=1e-12)
-    assert state.clips[0].tolist() == [alpha_cut, beta_cut, 0]
+    assert course.alpha_t[0] == pytest.approx(alpha, rel=1e-12)
+    assert course.beta_t[0] == pytest.approx(beta, rel=1e-12)
+    assert course.clips[0].tolist() == [alpha_cut, beta_cut, 0]
 
 
 def packed(P, c_alpha, c_beta, H, rule):
     """Kernel arguments of one run with the given predictor and curvature."""
     from cases import small
 
-    from byolsim.backends.numba import backend
+    from byolsim.backends.numba import packing
     from byolsim.world import World
 
     config = small(auto_alpha_c=c_alpha, auto_beta_c=c_beta, ema_m=0.7, mom_pred=0.9, mom_enc=0.5, weight_decay=0.1)
     world = World.from_config(config)
-    state = backend._initial_state([config], world)
-    state.P[0] = P
-    state.H[0] = H
-    arrays = backend._world_arrays(config, world)._replace(lambda_max_x=rule.lambda_max_x)
-    return state, backend._hyper([config]), arrays, backend._scratch(config)
+    course = packing.initial_course([config], np.array([(P**2).sum()]))
+    course.H[0] = H
+    arrays = packing.world_arrays(config, world)._replace(lambda_max_x=rule.lambda_max_x)
+    return course, packing.hyperparameters([config]), arrays, packing.scratch_arrays(config)

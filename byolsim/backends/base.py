@@ -81,7 +81,7 @@ def rows_per_block(K: int, r: int) -> int:
 def check_offered(config: RunConfig) -> None:
     """`UserError` for what no backend of this version offers."""
     for option, value, offered in (
-        ("sampler", config.sampler, ("minibatch", "population")),
+        ("sampler", config.sampler, ("minibatch", "moments", "population")),
         ("pred_rule", config.pred_rule, ("learned",)),
         ("stop_grad", config.stop_grad, (True,)),
     ):

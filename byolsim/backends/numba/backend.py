@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from byolsim.backends.base import Backend, LogBlock, check_memory, check_offered, is_logged, rows_per_block
-from byolsim.backends.numba import kernels, structures
+from byolsim.backends.numba import direct, kernels, packing, reduced, structures
 from byolsim.config import RunConfig
-from byolsim.order import OrderParameters
-from byolsim.streams import MinibatchKey, minibatch_blocks
-from byolsim.world import World, initial_weights
+from byolsim.streams import MinibatchKey, MomentsKey, minibatch_blocks, moment_blocks
+from byolsim.world import World
 
 STEPS_PER_CALL = 256
 """A kernel returns to Python at every log point and after this many steps at the latest."""
 
 
 class NumbaBackend(Backend):
-    """Linear encoder and predictor on the CPU; samplers `minibatch` and `population`."""
+    """Linear encoder and predictor on the CPU; all samplers, `moments` in both forms."""
 
     name = "numba"
 
@@ -29,205 +28,124 @@ class NumbaBackend(Backend):
         return config
 
     def warm(self, config: RunConfig) -> None:
-        """Run the tiny configuration, which compiles the kernels of its sampler, dtype and regime (n <= d or n > d)."""
+        """Run the tiny configuration, which compiles the kernels of its sampler, form, dtype and regime."""
         for _ in self.simulate(World.from_config(config), [config], lambda epochs: None):
             pass
 
     def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
         """Train a group; see `Backend.simulate`."""
         config = group[0]
-        arrays, state = _world_arrays(config, world), _initial_state(group, world)
-        hyper, scratch = _hyper(group), _scratch(config)
-        log = _log(len(group), min(rows_per_block(len(group), world.r), config.epochs // config.log_every + 2), world.r)
-        epochs: list[int] = []
-        kernels.snapshot(0, arrays, state, scratch, log)
-        epochs.append(0)
-        for steps, epoch in _segments(config, arrays, hyper, state, scratch):
+        training = (_Reduced if config.moments_form == "reduced" else _Full)(world, group)
+        rows = min(rows_per_block(len(group), world.r), config.epochs // config.log_every + 2)
+        log = packing.empty_log(len(group), rows, world.r)
+        epochs: list[int] = [0]
+        training.snapshot(0, log)
+        for steps, epoch in training.steps():
             progress(steps)
             if is_logged(config, epoch):
                 if len(epochs) == log.gap.shape[1]:
-                    yield _block(epochs, log, state)
+                    yield packing.log_block(epochs, log, training.course)
                     epochs.clear()
-                kernels.snapshot(len(epochs), arrays, state, scratch, log)
+                training.snapshot(len(epochs), log)
                 epochs.append(epoch)
-        yield _block(epochs, log, state)
+        yield packing.log_block(epochs, log, training.course)
 
 
-def _segments(
-    config: RunConfig,
-    arrays: structures.WorldArrays,
-    hyper: structures.Hyper,
-    state: structures.State,
-    scratch: structures.Scratch,
-) -> Iterator[tuple[int, int]]:
-    """Run all steps; after each kernel call yield (steps of the call, epoch reached)."""
+class _Full:
+    """A group whose encoders are kept as they are, (r, d)."""
 
-    def ends(first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Cut the epochs first+1..last at log points and at `STEPS_PER_CALL`."""
-        while first < last:
-            log_point = (first // config.log_every + 1) * config.log_every
-            end = min(last, log_point, first + STEPS_PER_CALL)
-            yield first, end
-            first = end
+    def __init__(self, world: World, group: Sequence[RunConfig]) -> None:
+        self.config, self.plain_world = group[0], world
+        self.world = packing.world_arrays(self.config, world)
+        self.hyper = packing.hyperparameters(group)
+        self.state = packing.initial_state(group, world)
+        self.course = packing.initial_course(group, np.square(self.state.P, dtype=np.float64).sum(axis=(1, 2)))
+        self.scratch = packing.scratch_arrays(self.config)
 
-    if config.sampler == "population":
-        for lo, hi in ends(0, config.epochs):
-            kernels.population_steps(lo + 1, hi + 1, is_logged(config, hi), arrays, hyper, state, scratch)
-            yield hi - lo, hi
-        return
-    steps = kernels.moment_steps if config.batch_size > config.d_obs else kernels.minibatch_steps
-    key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+    def snapshot(self, row: int, log: structures.Log) -> None:
+        """Write the state into a row of the log."""
+        kernels.snapshot(row, self.world, self.state, self.course, self.scratch, log)
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Run all steps; after each kernel call yield (steps of the call, epoch reached)."""
+        config = self.config
+        scratch: structures.Scratch | structures.DirectScratch = self.scratch
+        blocks: Iterator[np.ndarray]
+        if config.sampler == "population":
+            for lo, hi in _ends(config, 0, config.epochs):
+                kernels.population_steps(
+                    lo + 1, hi + 1, is_logged(config, hi), self.world, self.hyper, self.state, self.course, scratch
+                )
+                yield hi - lo, hi
+            return
+        if config.sampler == "moments":
+            blocks, kernel = moment_blocks(_moments_key(config), config.epochs), direct.direct_steps
+            scratch = packing.direct_scratch(config, _moments_key(config), self.plain_world)
+        else:
+            key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+            blocks = minibatch_blocks(key, config.epochs)
+            few = config.batch_size <= config.d_obs
+            kernel = kernels.minibatch_steps if few else kernels.second_moment_steps
+        for draws, lo, hi, done in _calls(config, blocks):
+            logged = is_logged(config, done + hi)
+            kernel(draws, lo, hi, done + 1, logged, self.world, self.hyper, self.state, self.course, scratch)
+            yield hi - lo, done + hi
+
+
+class _Reduced:
+    """A group in reduced coordinates, a run a lane."""
+
+    def __init__(self, world: World, group: Sequence[RunConfig]) -> None:
+        self.config = group[0]
+        packs = packing.whole_packs(group)
+        self.key = _moments_key(self.config)
+        self.world = packing.reduced_world_arrays(self.config, world)
+        self.hyper = packing.hyperparameters(packs)
+        self.state = packing.initial_reduced_state(packs, world)
+        P = np.moveaxis(self.state.P, 3, 1).reshape(len(packs), world.r, world.r)
+        self.course = packing.initial_course(packs, np.square(P, dtype=np.float64).sum(axis=(1, 2)))
+        self.scratch = packing.reduced_scratch(self.config, self.key)
+
+    def snapshot(self, row: int, log: structures.Log) -> None:
+        """Write the state into a row of the log."""
+        reduced.reduced_snapshot(row, self.world, self.state, self.course, self.scratch, log)
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Run all steps; after each kernel call yield (steps of the call, epoch reached)."""
+        for draws, lo, hi, done in _calls(self.config, moment_blocks(self.key, self.config.epochs)):
+            logged = is_logged(self.config, done + hi)
+            reduced.reduced_steps(
+                draws, lo, hi, done + 1, logged, self.world, self.hyper, self.state, self.course, self.scratch
+            )
+            yield hi - lo, done + hi
+
+
+def _moments_key(config: RunConfig) -> MomentsKey:
+    return MomentsKey(config.seed, config.batch_size, config.d_obs, config.d_latent, str(config.moments_form))
+
+
+def _calls(config: RunConfig, blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, int, int, int]]:
+    """(block of draws, first and last row of a kernel call, epochs before the block)."""
     done = 0
-    for draws in minibatch_blocks(key, config.epochs):
-        for lo, hi in ends(done, done + len(draws)):
-            steps(draws, lo - done, hi - done, done + 1, is_logged(config, hi), arrays, hyper, state, scratch)
-            yield hi - lo, hi
+    for draws in blocks:
+        for lo, hi in _ends(config, done, done + len(draws)):
+            yield draws, lo - done, hi - done, done
         done += len(draws)
+
+
+def _ends(config: RunConfig, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Cut the epochs first+1..last at log points and at `STEPS_PER_CALL`."""
+    while first < last:
+        log_point = (first // config.log_every + 1) * config.log_every
+        end = min(last, log_point, first + STEPS_PER_CALL)
+        yield first, end
+        first = end
 
 
 def _numbers(config: RunConfig) -> int:
     """Numbers that one run holds: the draws and views of a step, second moments where n > d, weights and world."""
-    n = 0 if config.sampler == "population" else config.batch_size
     d, r = config.d_obs, config.d_latent
-    return n * (r + 2 * d) + 2 * n * d + (3 * d * d if n > d else 0) + 15 * r * d
-
-
-def _world_arrays(config: RunConfig, world: World) -> structures.WorldArrays:
-    dtype = np.dtype(config.dtype)
-    return structures.WorldArrays(
-        A=world.A.astype(dtype),
-        Q_A=world.Q_A.astype(dtype),
-        lam=world.lam.astype(dtype),
-        root_lam=np.sqrt(world.lam).astype(dtype),
-        sigma=world.sigma,
-        lambda_max_x=world.lambda_max_x,
-    )
-
-
-def _hyper(group: Sequence[RunConfig]) -> structures.Hyper:
-    def real(name: str) -> np.ndarray:
-        values = [getattr(config, name) for config in group]
-        return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
-
-    def whole(name: str) -> np.ndarray:
-        return np.array([getattr(config, name) for config in group], dtype=np.int64)
-
-    return structures.Hyper(
-        alpha=real("lr_pred"),
-        beta=real("lr_enc"),
-        c_alpha=real("auto_alpha_c"),
-        c_beta=real("auto_beta_c"),
-        mu_P=real("mom_pred"),
-        mu_B=real("mom_enc"),
-        tau=real("tau"),
-        eta=real("weight_decay"),
-        pred_every=whole("pred_update_every"),
-        enc_every=whole("enc_update_every"),
-        power_iters=whole("power_iters"),
-        auto_every=whole("auto_every"),
-    )
-
-
-def _initial_state(group: Sequence[RunConfig], world: World) -> structures.State:
-    dtype, K, r, d = np.dtype(group[0].dtype), len(group), world.r, world.d
-    weights = [initial_weights(config, world) for config in group]
-    B_o = np.stack([B for B, _ in weights]).astype(dtype)
-    P = np.stack([P for _, P in weights]).astype(dtype)
-    hyper = _hyper(group)
-    return structures.State(
-        P=P,
-        V_P=np.zeros((K, r, r), dtype),
-        B_o=B_o,
-        V_B=np.zeros((K, r, d), dtype),
-        B_t=B_o.copy(),
-        average=np.zeros((K, r, r)),
-        vector=np.full((K, r), 1 / np.sqrt(r)),
-        H=np.full(K, np.nan),
-        H_floor=np.zeros(K),
-        ticks=np.zeros(K, np.int64),
-        alpha_t=hyper.alpha,
-        beta_t=hyper.beta,
-        loss=np.full(K, np.nan),
-        diverged=np.full(K, -1),
-        clips=np.zeros((K, 3), np.int64),
-    )
-
-
-def _scratch(config: RunConfig) -> structures.Scratch:
-    """Work space; what a sampler or regime does not use has size 0."""
-    dtype, r, d = np.dtype(config.dtype), config.d_latent, config.d_obs
+    if config.sampler == "moments":
+        return 8 * r * d + 100 * r * r + (15 * r * d if config.moments_form == "direct" else 0)
     n = 0 if config.sampler == "population" else config.batch_size
-    by_sample = n if n <= d else 0
-    by_moment = d if n > d else 0
-
-    def real(*shape: int) -> np.ndarray:
-        return np.zeros(shape, dtype)
-
-    return structures.Scratch(
-        Z=real(r, n),
-        X=real(d, n),
-        X_plus=real(d, n),
-        S_xx=real(by_moment, by_moment),
-        S_px=real(by_moment, by_moment),
-        S_pp=real(by_moment, by_moment),
-        Z_o=real(r, by_sample),
-        Z_t=real(r, by_sample),
-        D=real(r, by_sample),
-        Y=real(r, d),
-        U=real(r, d),
-        W=real(r, d),
-        M_o=real(r, r),
-        M_t=real(r, r),
-        G=real(r, d),
-        grad_P=real(r, r),
-        grad_B=real(r, d),
-        C=real(r, r),
-        image=np.zeros(r),
-        square=np.zeros((r, r)),
-    )
-
-
-def _log(K: int, rows: int, r: int) -> structures.Log:
-    def matrix() -> np.ndarray:
-        return np.zeros((K, rows, r, r))
-
-    def scalar() -> np.ndarray:
-        return np.zeros((K, rows))
-
-    return structures.Log(
-        P=matrix(),
-        b_o=matrix(),
-        L_o=matrix(),
-        b_t=matrix(),
-        L_t=matrix(),
-        gap=scalar(),
-        loss=scalar(),
-        Hmax=scalar(),
-        lr_pred_t=scalar(),
-        lr_enc_t=scalar(),
-        valid=np.zeros((K, rows), np.bool_),
-    )
-
-
-def _block(epochs: Sequence[int], log: structures.Log, state: structures.State) -> LogBlock:
-    """A copy of the rows written so far; rows of diverged runs hold zeros."""
-    rows = len(epochs)
-    valid = log.valid[:, :rows].copy()
-
-    def copy(stack: np.ndarray) -> np.ndarray:
-        mask = valid.reshape(valid.shape + (1,) * (stack.ndim - 2))
-        return np.where(mask, stack[:, :rows], 0.0)
-
-    return LogBlock(
-        epochs=np.array(epochs, dtype=np.int64),
-        order=OrderParameters(
-            P=copy(log.P), b_o=copy(log.b_o), L_o=copy(log.L_o), b_t=copy(log.b_t), L_t=copy(log.L_t), gap=copy(log.gap)
-        ),
-        loss=copy(log.loss),
-        Hmax=copy(log.Hmax),
-        lr_pred_t=copy(log.lr_pred_t),
-        lr_enc_t=copy(log.lr_enc_t),
-        valid=valid,
-        diverged_epoch=state.diverged.copy(),
-        clips=state.clips.copy(),
-    )
+    return n * (r + 2 * d) + 2 * n * d + (3 * d * d if n > d else 0) + 15 * r * d

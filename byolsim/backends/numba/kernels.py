@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from byolsim.backends.base import DIVERGENCE_BOUND
 from byolsim.backends.numba.linalg import (
     householder_lq,
     safe_scale,
     scale,
     scale_columns,
-    spectral_norm_squared,
     subtract,
     sum_squares,
     weighted_sum_squares,
 )
-from byolsim.backends.numba.structures import CLIP_ENC, CLIP_FLOOR, CLIP_PRED
+from byolsim.backends.numba.rates import check_divergence, curvature_tick, set_rates
 from byolsim.jit import kernel
-from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
 
 
 @kernel
-def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratch):
+def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
     """Steps on the rows lo..hi-1 of a block of draws, n <= d; row s is step first + s.
 
     `theory.sample_residual_gradient` and `theory.gradients`, then the updates of SPEC 3. The loss is that of the last
@@ -39,26 +36,26 @@ def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratc
     for s in range(lo, hi):
         _form_views(draws[s], world, scratch)
         t = first + s
-        for k in range(state.diverged.size):
-            if state.diverged[k] >= 0:
+        for k in range(course.diverged.size):
+            if course.diverged[k] >= 0:
                 continue
             np.dot(state.B_o[k], scratch.X, scratch.Z_o)
             np.dot(state.B_t[k], scratch.X_plus, scratch.Z_t)
             np.dot(state.P[k], scratch.Z_o, scratch.D)
             subtract(scratch.D, scratch.Z_t)
             if want_loss and s == hi - 1:
-                state.loss[k] = 0.5 * sum_squares(scratch.D) / n
+                course.loss[k] = 0.5 * sum_squares(scratch.D) / n
             scale(scratch.D, inverse_n)
             np.dot(scratch.D, scratch.X.T, scratch.G)
             if (t - 1) % hyper.auto_every[k] == 0:
                 np.dot(scratch.Z_o, scratch.Z_o.T, scratch.C)
                 scale(scratch.C, inverse_n)
-                _curvature_tick(k, hyper, state, scratch)
-            _update(k, t, world, hyper, state, scratch)
+                curvature_tick(k, hyper, course, scratch)
+            update(k, t, world, hyper, state, course, scratch)
 
 
 @kernel
-def moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratch):
+def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
     """The same steps where n > d, from the sample second moments, formed once for the group.
 
     `theory.moment_residual_gradient`: the cost of a run does not depend on n.
@@ -75,55 +72,55 @@ def moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, scratch):
             np.dot(scratch.X_plus, scratch.X_plus.T, scratch.S_pp)
             scale(scratch.S_pp, inverse_n)
         t = first + s
-        for k in range(state.diverged.size):
-            if state.diverged[k] >= 0:
+        for k in range(course.diverged.size):
+            if course.diverged[k] >= 0:
                 continue
             np.dot(state.B_o[k], scratch.S_xx, scratch.Y)
             np.dot(state.B_t[k], scratch.S_px, scratch.U)
             np.dot(state.P[k], scratch.Y, scratch.G)
             if want_loss and s == hi - 1:
-                _moment_loss(k, state, scratch)
+                _moment_loss(k, state, course, scratch)
             subtract(scratch.G, scratch.U)
             if (t - 1) % hyper.auto_every[k] == 0:
                 np.dot(scratch.Y, state.B_o[k].T, scratch.C)
-                _curvature_tick(k, hyper, state, scratch)
-            _update(k, t, world, hyper, state, scratch)
+                curvature_tick(k, hyper, course, scratch)
+            update(k, t, world, hyper, state, course, scratch)
 
 
 @kernel
-def population_steps(lo, hi, want_loss, world, hyper, state, scratch):
+def population_steps(lo, hi, want_loss, world, hyper, state, course, scratch):
     """Steps lo..hi-1 of the population sampler: `theory.population_residual_gradient` and `theory.gradients`."""
     variance = scratch.G.dtype.type(world.sigma**2)
     for t in range(lo, hi):
-        for k in range(state.diverged.size):
-            if state.diverged[k] >= 0:
+        for k in range(course.diverged.size):
+            if course.diverged[k] >= 0:
                 continue
             P, M_o, M_t, C = state.P[k], scratch.M_o, scratch.M_t, scratch.C
             np.dot(state.B_o[k], world.A, M_o)
             np.dot(state.B_t[k], world.A, M_t)
             if (t - 1) % hyper.auto_every[k] == 0:
                 _population_covariance(M_o, state.B_o[k], variance, world, scratch)
-                _curvature_tick(k, hyper, state, scratch)
+                curvature_tick(k, hyper, course, scratch)
             np.dot(P, M_o, C)
             subtract(C, M_t)
             np.dot(P, state.B_o[k], scratch.Y)
             if want_loss and t == hi - 1:
                 noise = sum_squares(scratch.Y) + sum_squares(state.B_t[k])
-                state.loss[k] = 0.5 * (weighted_sum_squares(C, world.lam) + world.sigma**2 * noise)
+                course.loss[k] = 0.5 * (weighted_sum_squares(C, world.lam) + world.sigma**2 * noise)
             scale_columns(C, world.lam)
             np.dot(C, world.A.T, scratch.G)
             for i in range(scratch.G.shape[0]):
                 for j in range(scratch.G.shape[1]):
                     scratch.G[i, j] += variance * scratch.Y[i, j]
-            _update(k, t, world, hyper, state, scratch)
+            update(k, t, world, hyper, state, course, scratch)
 
 
 @kernel
-def snapshot(row, world, state, scratch, log):
+def snapshot(row, world, state, course, scratch, log):
     """Write every run's order parameters and step values into one row of the log (`order.inside_outside`)."""
-    for k in range(state.diverged.size):
-        log.valid[k, row] = state.diverged[k] < 0
-        if state.diverged[k] >= 0:
+    for k in range(course.diverged.size):
+        log.valid[k, row] = course.diverged[k] < 0
+        if course.diverged[k] >= 0:
             continue
         log.P[k, row] = state.P[k]
         _inside_outside(state.B_o[k], world, scratch, log.b_o[k, row], log.L_o[k, row])
@@ -133,10 +130,10 @@ def snapshot(row, world, state, scratch, log):
                 scratch.W[i, j] = state.B_o[k, i, j] - state.B_t[k, i, j]
         divisor = safe_scale(scratch.W)
         log.gap[k, row] = divisor * np.sqrt(np.float64(sum_squares(scratch.W)))
-        log.loss[k, row] = state.loss[k]
-        log.Hmax[k, row] = state.H[k]
-        log.lr_pred_t[k, row] = state.alpha_t[k]
-        log.lr_enc_t[k, row] = state.beta_t[k]
+        log.loss[k, row] = course.loss[k]
+        log.Hmax[k, row] = course.H[k]
+        log.lr_pred_t[k, row] = course.alpha_t[k]
+        log.lr_enc_t[k, row] = course.beta_t[k]
 
 
 @kernel
@@ -158,7 +155,7 @@ def _form_views(row, world, scratch):
 
 
 @kernel
-def _moment_loss(k, state, scratch):
+def _moment_loss(k, state, course, scratch):
     """1/2 tr of the residual's second moment, expanded in S_xx, S_px and S_pp; G holds P B_o S_xx, U holds B_t S_px.
 
     The expansion can cancel to a rounding error below zero where the loss vanishes: it is kept >= 0.
@@ -170,7 +167,7 @@ def _moment_loss(k, state, scratch):
         for j in range(scratch.G.shape[1]):
             total += (scratch.G[i, j] - 2.0 * scratch.U[i, j]) * scratch.W[i, j]
             total += scratch.grad_B[i, j] * state.B_t[k, i, j]
-    state.loss[k] = max(0.5 * total, 0.0)
+    course.loss[k] = max(0.5 * total, 0.0)
 
 
 @kernel
@@ -187,89 +184,31 @@ def _population_covariance(M_o, B_o, variance, world, scratch):
 
 
 @kernel
-def _curvature_tick(k, hyper, state, scratch):
-    """`schedule.CurvatureEstimate.tick` with the feature covariance in C."""
-    C, S, v, image = scratch.C, state.average[k], state.vector[k], scratch.image
-    r = v.size
-    state.ticks[k] += 1
-    for i in range(r):
-        for j in range(r):
-            S[i, j] = (1.0 - AVERAGE_RATE) * S[i, j] + AVERAGE_RATE * C[i, j]
-    correction = 1.0 / (1.0 - (1.0 - AVERAGE_RATE) ** state.ticks[k])
-    iterations = FIRST_ITERATIONS if state.ticks[k] == 1 else hyper.power_iters[k]
-    for iteration in range(iterations + 1):
-        square, quotient = 0.0, 0.0
-        for i in range(r):
-            total = 0.0
-            for j in range(r):
-                total += S[i, j] * v[j]
-            image[i] = total * correction
-            square += image[i] * image[i]
-            quotient += image[i] * v[i]
-        if iteration == iterations:
-            state.H[k] = quotient
-        elif square > 0.0:
-            inverse = 1.0 / np.sqrt(square)
-            for i in range(r):
-                v[i] = image[i] * inverse
-    if state.ticks[k] == 1:
-        state.H_floor[k] = max(FLOOR_FRACTION * state.H[k], FLOOR_MINIMUM)
-
-
-@kernel
-def _set_rates(k, world, hyper, state, scratch):
-    """`schedule.AutoRates` at the parameters before the step; fixed rates stay as they are."""
-    scheduled_P, scheduled_B = hyper.c_alpha[k] > 0, hyper.c_beta[k] > 0
-    if not (scheduled_P or scheduled_B):
-        return
-    H = state.H[k]
-    if state.H_floor[k] > H:
-        H = state.H_floor[k]
-        state.clips[k, CLIP_FLOOR] += 1
-    if scheduled_P:
-        rate = hyper.c_alpha[k] * hyper.tau[k] / H
-        limit = LIMIT_FRACTION * 2.0 * (1.0 + hyper.mu_P[k]) / (H + hyper.eta[k])
-        if rate > limit:
-            rate = limit
-            state.clips[k, CLIP_PRED] += 1
-        state.alpha_t[k] = rate
-    if scheduled_B:
-        rate = hyper.c_beta[k] * hyper.tau[k] / H
-        top = LIMIT_FRACTION * 2.0 * (1.0 + hyper.mu_B[k])
-        # ||P||_F >= ||P||_2: below the limit of the cheap norm, the exact one need not be known.
-        if rate * (world.lambda_max_x * sum_squares(state.P[k]) + hyper.eta[k]) > top:
-            curvature = world.lambda_max_x * spectral_norm_squared(state.P[k], scratch.square) + hyper.eta[k]
-            if rate * curvature > top:
-                rate = top / curvature
-                state.clips[k, CLIP_ENC] += 1
-        state.beta_t[k] = rate
-
-
-@kernel
-def _update(k, t, world, hyper, state, scratch):
+def update(k, t, world, hyper, state, course, scratch):
     """The heavy-ball steps, the EMA and the divergence check of SPEC 3, from the G of the step."""
     P, B_o, B_t, G = state.P[k], state.B_o[k], state.B_t[k], scratch.G
     real = P.dtype.type
-    _set_rates(k, world, hyper, state, scratch)
+    set_rates(k, P, world, hyper, course, scratch)
     pred_steps, enc_steps = t % hyper.pred_every[k] == 0, t % hyper.enc_every[k] == 0
     if pred_steps:
         np.dot(G, B_o.T, scratch.grad_P)
     if enc_steps:
         np.dot(P.T, G, scratch.grad_B)
     eta = real(hyper.eta[k])
-    square_P, square_B = 0.0, 0.0
     if pred_steps:
-        square_P = _heavy_ball(P, state.V_P[k], scratch.grad_P, real(state.alpha_t[k]), real(hyper.mu_P[k]), eta)
+        course.square_P[k] = _heavy_ball(
+            P, state.V_P[k], scratch.grad_P, real(course.alpha_t[k]), real(hyper.mu_P[k]), eta
+        )
     if enc_steps:
-        square_B = _heavy_ball(B_o, state.V_B[k], scratch.grad_B, real(state.beta_t[k]), real(hyper.mu_B[k]), eta)
+        course.square_B[k] = _heavy_ball(
+            B_o, state.V_B[k], scratch.grad_B, real(course.beta_t[k]), real(hyper.mu_B[k]), eta
+        )
     tau = real(hyper.tau[k])
     keep = real(1.0 - hyper.tau[k])
     for i in range(B_o.shape[0]):
         for j in range(B_o.shape[1]):
             B_t[i, j] = keep * B_t[i, j] + tau * B_o[i, j]
-    bound = DIVERGENCE_BOUND**2
-    if not (square_P <= bound and square_B <= bound):
-        state.diverged[k] = t
+    check_divergence(k, t, course)
 
 
 @kernel
@@ -295,4 +234,4 @@ def _inside_outside(B, world, scratch, b, L):
         for j in range(B.shape[1]):
             scratch.W[i, j] = B[i, j] - scratch.W[i, j]
     b[:] = scratch.M_o
-    householder_lq(scratch.W, L)
+    householder_lq(scratch.W, L, scratch.reflections)

@@ -8,31 +8,51 @@ from byolsim.jit import kernel
 
 
 @kernel
-def householder_lq(W, L):
-    """L of W = L O by Householder reflections on the rows of W (r, d), which is overwritten; `order.lq_factor`.
+def householder_lq(W, L, reflections):
+    """L of W = L O by Householder reflections on the rows of W (r, m), which is overwritten; `order.lq_factor`.
 
-    Rows are scaled first where their squares would vanish or overflow, so that nothing is lost near collapse. A
-    reflector is kept with zeros before its diagonal: all loops then run over whole rows, which vectorise best.
+    L is (r, min(r, m)), lower triangular or trapezoidal with non-negative diagonal. Row k of W becomes the vector v of
+    the reflection I - f v v^T, and `reflections` (2, r) takes f and the sign of the diagonal before it was turned:
+    `orthonormal_rows` makes O of them. Rows are scaled first where their squares would vanish or overflow, so that
+    nothing is lost near collapse. A reflector is kept with zeros before its diagonal: all loops then run over whole
+    rows, which vectorise best.
     """
-    r = W.shape[0]
+    r, c = L.shape
     divisor = safe_scale(W)
     L[:] = 0.0
-    for k in range(r):
+    for k in range(c):
         W[k, :k] = 0.0
         square = np.float64(dot(W[k], W[k]))
         head = np.float64(W[k, k])
         diagonal = -np.sqrt(square) if head > 0 else np.sqrt(square)
         L[k, k] = diagonal
+        reflections[0, k] = 0.0
         if square > 0.0:
             # The reflector v = row - diagonal e_k, with ||v||^2 = 2 diagonal (diagonal - head).
             W[k, k] = head - diagonal
-            _reflect(W, k, W.dtype.type(1.0 / (diagonal * (diagonal - head))))
+            reflections[0, k] = 1.0 / (diagonal * (diagonal - head))
+            _reflect(W, k, W.dtype.type(reflections[0, k]))
         for i in range(k + 1, r):
             L[i, k] = W[i, k]
-    for k in range(r):
-        sign = -divisor if L[k, k] < 0 else divisor
+    for k in range(c):
+        reflections[1, k] = -1.0 if L[k, k] < 0 else 1.0
+        sign = reflections[1, k] * divisor
         for i in range(k, r):
             L[i, k] *= sign
+
+
+@kernel
+def orthonormal_rows(W, reflections, O):
+    """O (r, d) of W = L O, from what `householder_lq` left in W and `reflections`."""
+    r, d = W.shape
+    O[:] = 0.0
+    for k in range(r - 1, -1, -1):
+        O[k, k] = reflections[1, k]
+        v = W[k]
+        for i in range(k, r):
+            factor = O.dtype.type(reflections[0, k]) * dot(O[i], v)
+            for j in range(d):
+                O[i, j] -= factor * v[j]
 
 
 @kernel

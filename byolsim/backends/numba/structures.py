@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLIP_PRED, CLIP_ENC, CLIP_FLOOR = 0, 1, 2
-"""Columns of `State.clips`."""
+"""Columns of `Course.clips`."""
+
+ALPHA, BETA, MU_P, MU_B, TAU, KEEP, ETA = range(7)
+"""Rows of `ReducedState.rates`; KEEP is 1 - tau."""
 
 # Arrays of the dtype that the run trains in, float64 or float32.
 Real = NDArray[np.floating]
@@ -43,22 +46,29 @@ class Hyper(NamedTuple):
 
 
 class State(NamedTuple):
-    """Parameters, momentum buffers, curvature estimate, rates and counters of each run."""
+    """Parameters and momentum buffers of each run."""
 
     P: Real  # (K, r, r)
     V_P: Real
     B_o: Real  # (K, r, d)
     V_B: Real
     B_t: Real
+
+
+class Course(NamedTuple):
+    """Curvature estimate, rates, loss and counters of each run, (K,) where nothing else is said."""
+
     average: NDArray[np.float64]  # (K, r, r) moving average of the feature covariance
     vector: NDArray[np.float64]  # (K, r) of the power iteration
-    H: NDArray[np.float64]  # (K,)
+    H: NDArray[np.float64]
     H_floor: NDArray[np.float64]
     ticks: NDArray[np.int64]
     alpha_t: NDArray[np.float64]
     beta_t: NDArray[np.float64]
     loss: NDArray[np.float64]
-    diverged: NDArray[np.int64]  # (K,) epoch of divergence, or -1
+    square_P: NDArray[np.float64]  # ||P||_F^2
+    square_B: NDArray[np.float64]
+    diverged: NDArray[np.int64]  # epoch of divergence, or -1
     clips: NDArray[np.int64]  # (K, 3)
 
 
@@ -85,6 +95,93 @@ class Scratch(NamedTuple):
     C: Real  # (r, r)
     image: NDArray[np.float64]  # (r,)
     square: NDArray[np.float64]  # (r, r)
+    reflections: NDArray[np.float64]  # (2, r)
+
+
+class DirectScratch(NamedTuple):
+    """Work space of the direct form, and the draws that the group shares; m = min(3r, n), c = min(r, n)."""
+
+    n: float
+    A: Real  # (d, r) A Lambda^(1/2)
+    W: Real  # (3r, m)
+    W_T: Real  # (m, 2r)
+    N: Real  # (c, d)
+    B: Real  # (r, d), a copy to factorise
+    Q: Real  # (r, d) orthonormal rows of B_o
+    Y: Real  # (r, d)
+    U: Real  # (r, d)
+    M_o: Real  # (r, r)
+    M_t: Real  # (r, r)
+    L_b: Real  # (r, r)
+    L_t: Real  # (r, r)
+    D: Real  # (r, 3r)
+    E: Real  # (r, m)
+    E_copy: Real  # (r, m)
+    F: Real  # (r, 2r)
+    FW: Real  # (r, m)
+    DS: Real  # (r, 2r)
+    DS_z: Real  # (r, r)
+    factor: Real  # (r, c)
+    small: Real  # (r, r)
+    G: Real  # (r, d)
+    grad_P: Real  # (r, r)
+    grad_B: Real  # (r, d)
+    C: Real  # (r, r)
+    image: NDArray[np.float64]  # (r,)
+    square: NDArray[np.float64]  # (r, r)
+    reflections: NDArray[np.float64]  # (2, r)
+
+
+class ReducedWorld(NamedTuple):
+    """The world as the reduced moments see it, shared matrices (r, r); T = R_A Lambda R_A^T."""
+
+    L_x: Real  # lower triangular, L_x L_x^T = T + sigma^2 I
+    L_x_T: Real
+    K_L_x: Real  # K L_x, K = T (T + sigma^2 I)^-1
+    root_K: Real  # lower triangular, root_K root_K^T = K + I
+    sigma: float
+    lambda_max_x: float
+
+
+class ReducedState(NamedTuple):
+    """Packs of runs, a run a lane of the last axis; see `reduced.py`."""
+
+    P: Real  # (packs, r, r, lanes)
+    V_P: Real
+    X: Real  # (packs, 3r, 5r, lanes)
+    rates: Real  # (packs, 7, 1, lanes)
+
+
+class ReducedScratch(NamedTuple):
+    """Work space of one pack's step, and the draws that the group shares; m = min(3r, n), c = min(r, n)."""
+
+    lanes: int
+    n: float
+    W: Real  # (3r, m)
+    W_T: Real  # (m, 2r)
+    W_top: Real  # (2r, m), a view of W
+    N: Real  # (c, 3r)
+    a_o: Real  # (r, r, lanes), and so for all that follow
+    D: Real  # (r, 3r)
+    T: Real  # (r, 4r)
+    E: Real  # (r, m)
+    F: Real  # (r, 2r)
+    F_T: Real  # (2r, r)
+    FW: Real  # (r, m)
+    FW_T: Real  # (m, r)
+    DS: Real  # (r, 2r)
+    G: Real  # (r, 5r)
+    grad_P: Real  # (r, r)
+    grad_B: Real  # (r, 5r)
+    gram: Real  # (r, r)
+    values: Real  # (2, 1)
+    P: Real  # (r, r) of one run
+    C: Real  # (r, r) of one run
+    image: NDArray[np.float64]  # (r,)
+    square: NDArray[np.float64]  # (r, r)
+    outside: NDArray[np.float64]  # (r, 3r)
+    gap: NDArray[np.float64]  # (r, 4r)
+    reflections: NDArray[np.float64]  # (2, r)
 
 
 class Log(NamedTuple):

@@ -1,0 +1,250 @@
+"""Products and the LQ factorisation for several runs at once, a run a lane (`lanes.py`).
+
+Matrices of lanes are (rows, columns, lanes); a shared matrix is the same for all runs and has no lanes. Products work
+on blocks of two rows by five columns, ten sums that stay in registers.
+"""
+
+from __future__ import annotations
+
+from byolsim.backends.numba.lanes import any_outside, larger, load, sqrt, store, where_positive, zeros
+from byolsim.jit import kernel
+
+FULL, LOWER, UPPER = 0, 1, 2
+"""Shape of a shared right factor: entries outside the triangle are 0 and are passed over."""
+
+SMALL, LARGE = 1e-30, 1e30
+"""Sums of squares far inside the range of float32, and so of float64."""
+
+NOTHING = 1e-37
+"""Below this a reflection would turn by less than what rounding leaves; its reciprocal is finite in float32 too."""
+
+
+@kernel
+def multiply(A, a, B, b, inner, C, c, columns, factor):
+    """C[:, c:] = factor A[:, a:] B[:, b:] with `inner` columns of A, the first rows of B and `columns` columns."""
+    rows = C.shape[0]
+    for i in range(0, rows - 1, 2):
+        j = 0
+        while j + 5 <= columns:
+            s0, s1, s2, s3, s4 = zeros(C), zeros(C), zeros(C), zeros(C), zeros(C)
+            t0, t1, t2, t3, t4 = zeros(C), zeros(C), zeros(C), zeros(C), zeros(C)
+            for k in range(inner):
+                x, y = load(A, i, a + k), load(A, i + 1, a + k)
+                u = load(B, k, b + j)
+                s0, t0 = s0 + x * u, t0 + y * u
+                u = load(B, k, b + j + 1)
+                s1, t1 = s1 + x * u, t1 + y * u
+                u = load(B, k, b + j + 2)
+                s2, t2 = s2 + x * u, t2 + y * u
+                u = load(B, k, b + j + 3)
+                s3, t3 = s3 + x * u, t3 + y * u
+                u = load(B, k, b + j + 4)
+                s4, t4 = s4 + x * u, t4 + y * u
+            store(C, i, c + j, s0 * factor)
+            store(C, i, c + j + 1, s1 * factor)
+            store(C, i, c + j + 2, s2 * factor)
+            store(C, i, c + j + 3, s3 * factor)
+            store(C, i, c + j + 4, s4 * factor)
+            store(C, i + 1, c + j, t0 * factor)
+            store(C, i + 1, c + j + 1, t1 * factor)
+            store(C, i + 1, c + j + 2, t2 * factor)
+            store(C, i + 1, c + j + 3, t3 * factor)
+            store(C, i + 1, c + j + 4, t4 * factor)
+            j += 5
+        for m in range(j, columns):
+            s0, t0 = zeros(C), zeros(C)
+            for k in range(inner):
+                u = load(B, k, b + m)
+                s0, t0 = s0 + load(A, i, a + k) * u, t0 + load(A, i + 1, a + k) * u
+            store(C, i, c + m, s0 * factor)
+            store(C, i + 1, c + m, t0 * factor)
+    if rows % 2 == 1:
+        for j in range(columns):
+            s0 = zeros(C)
+            for k in range(inner):
+                s0 = s0 + load(A, rows - 1, a + k) * load(B, k, b + j)
+            store(C, rows - 1, c + j, s0 * factor)
+
+
+@kernel
+def multiply_shared(A, a, S, shape, C, c, factor):
+    """C[:, c:] = factor A[:, a:] S with a shared S (inner, columns) that is FULL, LOWER or UPPER."""
+    rows, inner, columns = C.shape[0], S.shape[0], S.shape[1]
+    for i in range(0, rows - 1, 2):
+        j = 0
+        while j + 5 <= columns:
+            first = min(j, inner) if shape == LOWER else 0
+            last = min(j + 5, inner) if shape == UPPER else inner
+            s0, s1, s2, s3, s4 = zeros(C), zeros(C), zeros(C), zeros(C), zeros(C)
+            t0, t1, t2, t3, t4 = zeros(C), zeros(C), zeros(C), zeros(C), zeros(C)
+            for k in range(first, last):
+                x, y = load(A, i, a + k), load(A, i + 1, a + k)
+                s0, t0 = s0 + x * S[k, j], t0 + y * S[k, j]
+                s1, t1 = s1 + x * S[k, j + 1], t1 + y * S[k, j + 1]
+                s2, t2 = s2 + x * S[k, j + 2], t2 + y * S[k, j + 2]
+                s3, t3 = s3 + x * S[k, j + 3], t3 + y * S[k, j + 3]
+                s4, t4 = s4 + x * S[k, j + 4], t4 + y * S[k, j + 4]
+            store(C, i, c + j, s0 * factor)
+            store(C, i, c + j + 1, s1 * factor)
+            store(C, i, c + j + 2, s2 * factor)
+            store(C, i, c + j + 3, s3 * factor)
+            store(C, i, c + j + 4, s4 * factor)
+            store(C, i + 1, c + j, t0 * factor)
+            store(C, i + 1, c + j + 1, t1 * factor)
+            store(C, i + 1, c + j + 2, t2 * factor)
+            store(C, i + 1, c + j + 3, t3 * factor)
+            store(C, i + 1, c + j + 4, t4 * factor)
+            j += 5
+        for m in range(j, columns):
+            s0, t0 = zeros(C), zeros(C)
+            for k in range(inner):
+                s0, t0 = s0 + load(A, i, a + k) * S[k, m], t0 + load(A, i + 1, a + k) * S[k, m]
+            store(C, i, c + m, s0 * factor)
+            store(C, i + 1, c + m, t0 * factor)
+    if rows % 2 == 1:
+        for j in range(columns):
+            s0 = zeros(C)
+            for k in range(inner):
+                s0 = s0 + load(A, rows - 1, a + k) * S[k, j]
+            store(C, rows - 1, c + j, s0 * factor)
+
+
+@kernel
+def transpose(A, a, B):
+    """B = A[:, a:a + rows of B]^T."""
+    for i in range(B.shape[0]):
+        for j in range(B.shape[1]):
+            store(B, i, j, load(A, j, a + i))
+
+
+@kernel
+def lane_sum_squares(M, first, last):
+    """Squared Frobenius norm of M[:, first:last] in each lane."""
+    s, t = zeros(M), zeros(M)
+    for i in range(M.shape[0]):
+        for j in range(first, last - 1, 2):
+            x, y = load(M, i, j), load(M, i, j + 1)
+            s, t = s + x * x, t + y * y
+        if (last - first) % 2 == 1:
+            x = load(M, i, last - 1)
+            s = s + x * x
+    return s + t
+
+
+@kernel
+def lane_lq(M, first, last):
+    """Replace W = M[:, first:last] by L, lower triangular or trapezoidal with non-negative diagonal, W = L O.
+
+    `order.lq_factor` of each lane, by Householder reflections, two at a time: a row below is then read and written
+    once for both. Reflectors follow Golub and Van Loan, Matrix Computations, section 5.1.3, where the diagonal comes
+    out non-negative without a cancellation.
+    """
+    rows = M.shape[0]
+    reflections = min(rows, last - first)
+    divisor = _safe_divisor(M, first, last)
+    for k in range(0, reflections - 1, 2):
+        c = first + k
+        f, d = _reflector(M, k, c, last)
+        _reflect_row(M, k, c, last, f, k + 1)
+        g, e = _reflector(M, k + 1, c + 1, last)
+        _reflect_pair(M, k, c, last, f, g)
+        _finish_row(M, k, c, last, d)
+        _finish_row(M, k + 1, c + 1, last, e)
+    if reflections % 2 == 1:
+        k = reflections - 1
+        f, d = _reflector(M, k, first + k, last)
+        for i in range(k + 1, rows):
+            _reflect_row(M, k, first + k, last, f, i)
+        _finish_row(M, k, first + k, last, d)
+    if any_outside(divisor, 1.0, 1.0):
+        for i in range(rows):
+            for j in range(first, min(first + i + 1, last)):
+                store(M, i, j, load(M, i, j) * divisor)
+
+
+@kernel
+def _safe_divisor(M, first, last):
+    """Divide a lane by its largest entry where squares would leave the range of the type; the divisor, or 1."""
+    square = lane_sum_squares(M, first, last)
+    one = zeros(M) + 1.0
+    if not any_outside(square, SMALL, LARGE):
+        return one
+    largest = zeros(M)
+    for i in range(M.shape[0]):
+        for j in range(first, last):
+            largest = larger(largest, load(M, i, j))
+    largest = where_positive(largest, largest, one)
+    divisor = where_positive(SMALL - square, largest, where_positive(square - LARGE, largest, one))
+    for i in range(M.shape[0]):
+        for j in range(first, last):
+            store(M, i, j, load(M, i, j) / divisor)
+    return divisor
+
+
+@kernel
+def _reflector(M, k, c, last):
+    """Make row k, from column c on, the vector v of I - f v v^T that turns it into (d, 0, ..., 0); (f, d), d >= 0."""
+    tail, more = zeros(M), zeros(M)
+    for j in range(c + 1, last - 1, 2):
+        x, y = load(M, k, j), load(M, k, j + 1)
+        tail, more = tail + x * x, more + y * y
+    if (last - c) % 2 == 0:
+        x = load(M, k, last - 1)
+        tail = tail + x * x
+    tail = tail + more
+    head = load(M, k, c)
+    d = sqrt(head * head + tail)
+    v = where_positive(head, 0.0 - tail / (head + d), head - d)
+    store(M, k, c, v)
+    half = 0.0 - d * v
+    return where_positive(half - NOTHING, 1.0 / half, zeros(M)), d
+
+
+@kernel
+def _reflect_row(M, k, c, last, f, i):
+    """Reflect row i by the reflector in row k."""
+    p = zeros(M)
+    for j in range(c, last):
+        p = p + load(M, k, j) * load(M, i, j)
+    p = p * f
+    for j in range(c, last):
+        store(M, i, j, load(M, i, j) - p * load(M, k, j))
+
+
+@kernel
+def _reflect_pair(M, k, c, last, f, g):
+    """Reflect all rows below row k + 1 by the reflector in row k (from column c) and then by that in row k + 1."""
+    overlap = zeros(M)
+    for j in range(c + 1, last):
+        overlap = overlap + load(M, k, j) * load(M, k + 1, j)
+    rows = M.shape[0]
+    for i in range(k + 2, rows - 1, 2):
+        v = load(M, k, c)
+        x, y = load(M, i, c), load(M, i + 1, c)
+        p, r = v * x, v * y
+        q, s = zeros(M), zeros(M)
+        for j in range(c + 1, last):
+            v, w = load(M, k, j), load(M, k + 1, j)
+            x, y = load(M, i, j), load(M, i + 1, j)
+            p, q = p + v * x, q + w * x
+            r, s = r + v * y, s + w * y
+        p, r = p * f, r * f
+        q, s = (q - p * overlap) * g, (s - r * overlap) * g
+        v = load(M, k, c)
+        store(M, i, c, load(M, i, c) - p * v)
+        store(M, i + 1, c, load(M, i + 1, c) - r * v)
+        for j in range(c + 1, last):
+            v, w = load(M, k, j), load(M, k + 1, j)
+            store(M, i, j, load(M, i, j) - p * v - q * w)
+            store(M, i + 1, j, load(M, i + 1, j) - r * v - s * w)
+    if (rows - k) % 2 == 1:
+        _reflect_row(M, k, c, last, f, rows - 1)
+        _reflect_row(M, k + 1, c + 1, last, g, rows - 1)
+
+
+@kernel
+def _finish_row(M, k, c, last, d):
+    """Put (d, 0, ..., 0) in place of the reflector of row k."""
+    store(M, k, c, d)
+    for j in range(c + 1, last):
+        store(M, k, j, zeros(M))

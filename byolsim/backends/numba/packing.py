@@ -1,0 +1,303 @@
+"""Configurations -> the arrays of the kernels, and their log -> blocks of order parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from byolsim.backends.base import LogBlock
+from byolsim.backends.numba import structures
+from byolsim.backends.numba.lanes import lane_count
+from byolsim.config import RunConfig
+from byolsim.moments import ReducedWorld, reduced_coordinates
+from byolsim.order import OrderParameters
+from byolsim.streams import MomentsKey
+from byolsim.world import World, initial_weights
+
+
+def world_arrays(config: RunConfig, world: World) -> structures.WorldArrays:
+    """The world in the dtype of training."""
+    dtype = np.dtype(config.dtype)
+    return structures.WorldArrays(
+        A=world.A.astype(dtype),
+        Q_A=world.Q_A.astype(dtype),
+        lam=world.lam.astype(dtype),
+        root_lam=np.sqrt(world.lam).astype(dtype),
+        sigma=world.sigma,
+        lambda_max_x=world.lambda_max_x,
+    )
+
+
+def hyperparameters(group: Sequence[RunConfig]) -> structures.Hyper:
+    """The hyperparameters of each run."""
+
+    def real(name: str) -> np.ndarray:
+        values = [getattr(config, name) for config in group]
+        return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+    def whole(name: str) -> np.ndarray:
+        return np.array([getattr(config, name) for config in group], dtype=np.int64)
+
+    return structures.Hyper(
+        alpha=real("lr_pred"),
+        beta=real("lr_enc"),
+        c_alpha=real("auto_alpha_c"),
+        c_beta=real("auto_beta_c"),
+        mu_P=real("mom_pred"),
+        mu_B=real("mom_enc"),
+        tau=real("tau"),
+        eta=real("weight_decay"),
+        pred_every=whole("pred_update_every"),
+        enc_every=whole("enc_update_every"),
+        power_iters=whole("power_iters"),
+        auto_every=whole("auto_every"),
+    )
+
+
+def initial_state(group: Sequence[RunConfig], world: World) -> structures.State:
+    """Initial weights, with the target at the encoder and momentum 0."""
+    dtype, K, r, d = np.dtype(group[0].dtype), len(group), world.r, world.d
+    weights = [initial_weights(config, world) for config in group]
+    B_o = np.stack([B for B, _ in weights]).astype(dtype)
+    P = np.stack([P for _, P in weights]).astype(dtype)
+    return structures.State(
+        P=P, V_P=np.zeros((K, r, r), dtype), B_o=B_o, V_B=np.zeros((K, r, d), dtype), B_t=B_o.copy()
+    )
+
+
+def initial_course(group: Sequence[RunConfig], square_P: np.ndarray) -> structures.Course:
+    """The course of runs whose predictors start with these squared norms."""
+    K, r = len(group), group[0].d_latent
+    hyper = hyperparameters(group)
+    return structures.Course(
+        average=np.zeros((K, r, r)),
+        vector=np.full((K, r), 1 / np.sqrt(r)),
+        H=np.full(K, np.nan),
+        H_floor=np.zeros(K),
+        ticks=np.zeros(K, np.int64),
+        alpha_t=hyper.alpha,
+        beta_t=hyper.beta,
+        loss=np.full(K, np.nan),
+        square_P=square_P.astype(np.float64),
+        square_B=np.zeros(K),
+        diverged=np.full(K, -1),
+        clips=np.zeros((K, 3), np.int64),
+    )
+
+
+def scratch_arrays(config: RunConfig) -> structures.Scratch:
+    """Work space; what a sampler or regime does not use has size 0."""
+    dtype, r, d = np.dtype(config.dtype), config.d_latent, config.d_obs
+    n = config.batch_size if config.sampler == "minibatch" else 0
+    by_sample = n if n <= d else 0
+    by_moment = d if n > d else 0
+
+    def real(*shape: int) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    return structures.Scratch(
+        Z=real(r, n),
+        X=real(d, n),
+        X_plus=real(d, n),
+        S_xx=real(by_moment, by_moment),
+        S_px=real(by_moment, by_moment),
+        S_pp=real(by_moment, by_moment),
+        Z_o=real(r, by_sample),
+        Z_t=real(r, by_sample),
+        D=real(r, by_sample),
+        Y=real(r, d),
+        U=real(r, d),
+        W=real(r, d),
+        M_o=real(r, r),
+        M_t=real(r, r),
+        G=real(r, d),
+        grad_P=real(r, r),
+        grad_B=real(r, d),
+        C=real(r, r),
+        image=np.zeros(r),
+        square=np.zeros((r, r)),
+        reflections=np.zeros((2, r)),
+    )
+
+
+def whole_packs(group: Sequence[RunConfig]) -> list[RunConfig]:
+    """The group, with its last run repeated until every lane of every pack has one."""
+    missing = -len(group) % lane_count(group[0].dtype)
+    return [*group, *[group[-1]] * missing]
+
+
+def reduced_world_arrays(config: RunConfig, world: World) -> structures.ReducedWorld:
+    """The shared matrices of the reduced form."""
+    dtype, reduced = np.dtype(config.dtype), ReducedWorld(world)
+    return structures.ReducedWorld(
+        L_x=np.ascontiguousarray(reduced.L_x, dtype),
+        L_x_T=np.ascontiguousarray(reduced.L_x.T, dtype),
+        K_L_x=np.ascontiguousarray(reduced.K @ reduced.L_x, dtype),
+        root_K=np.ascontiguousarray(reduced.root_K, dtype),
+        sigma=world.sigma,
+        lambda_max_x=world.lambda_max_x,
+    )
+
+
+def initial_reduced_state(group: Sequence[RunConfig], world: World) -> structures.ReducedState:
+    """Packs of runs, a run a lane; the encoders of d columns live only while their coordinates are taken."""
+    dtype, r = np.dtype(group[0].dtype), world.r
+    starts = {config.init: config for config in group}
+    weights = {init: initial_weights(config, world) for init, config in starts.items()}
+    coordinates = {init: reduced_coordinates(B_o, world) for init, (B_o, _) in weights.items()}
+    return structures.ReducedState(
+        P=_in_lanes([weights[config.init][1] for config in group], dtype),
+        V_P=_in_lanes([np.zeros((r, r))] * len(group), dtype),
+        X=_in_lanes([coordinates[config.init] for config in group], dtype),
+        rates=_in_lanes([_rates(config) for config in group], dtype),
+    )
+
+
+def _in_lanes(matrices: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """Matrices of all runs as (packs, rows, columns, lanes)."""
+    rows, columns = matrices[0].shape
+    stack = np.stack(matrices).astype(dtype).reshape(-1, lane_count(dtype), rows, columns)
+    return np.ascontiguousarray(np.moveaxis(stack, 1, 3))
+
+
+def _rates(config: RunConfig) -> np.ndarray:
+    """The rows of `ReducedState.rates`; those of alpha and beta are set by the steps."""
+    column = np.zeros((7, 1))
+    column[[structures.MU_P, structures.MU_B, structures.TAU, structures.KEEP, structures.ETA], 0] = (
+        config.mom_pred,
+        config.mom_enc,
+        config.tau,
+        1.0 - config.tau,
+        config.weight_decay,
+    )
+    return column
+
+
+def reduced_scratch(config: RunConfig, key: MomentsKey) -> structures.ReducedScratch:
+    """Work space of one pack."""
+    dtype, r, lanes = np.dtype(config.dtype), key.r, lane_count(config.dtype)
+    (q, m), (c, _) = key.shapes
+
+    def real(*shape: int) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    W = real(q, m)
+    return structures.ReducedScratch(
+        lanes=lanes,
+        n=float(key.n),
+        W=W,
+        W_T=real(m, 2 * r),
+        W_top=W[: 2 * r],
+        N=real(c, 3 * r),
+        a_o=real(r, r, lanes),
+        D=real(r, 3 * r, lanes),
+        T=real(r, 4 * r, lanes),
+        E=real(r, m, lanes),
+        F=real(r, 2 * r, lanes),
+        F_T=real(2 * r, r, lanes),
+        FW=real(r, m, lanes),
+        FW_T=real(m, r, lanes),
+        DS=real(r, 2 * r, lanes),
+        G=real(r, 5 * r, lanes),
+        grad_P=real(r, r, lanes),
+        grad_B=real(r, 5 * r, lanes),
+        gram=real(r, r, lanes),
+        values=real(2, 1, lanes),
+        P=real(r, r),
+        C=real(r, r),
+        image=np.zeros(r),
+        square=np.zeros((r, r)),
+        outside=np.zeros((r, 3 * r)),
+        gap=np.zeros((r, 4 * r)),
+        reflections=np.zeros((2, r)),
+    )
+
+
+def direct_scratch(config: RunConfig, key: MomentsKey, world: World) -> structures.DirectScratch:
+    """Work space of the direct form."""
+    dtype, r, d = np.dtype(config.dtype), key.r, key.d
+    (q, m), (c, _) = key.shapes
+
+    def real(*shape: int) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    return structures.DirectScratch(
+        n=float(key.n),
+        A=(world.A * np.sqrt(world.lam)).astype(dtype),
+        W=real(q, m),
+        W_T=real(m, 2 * r),
+        N=real(c, d),
+        B=real(r, d),
+        Q=real(r, d),
+        Y=real(r, d),
+        U=real(r, d),
+        M_o=real(r, r),
+        M_t=real(r, r),
+        L_b=real(r, r),
+        L_t=real(r, r),
+        D=real(r, q),
+        E=real(r, m),
+        E_copy=real(r, m),
+        F=real(r, 2 * r),
+        FW=real(r, m),
+        DS=real(r, 2 * r),
+        DS_z=real(r, r),
+        factor=real(r, c),
+        small=real(r, r),
+        G=real(r, d),
+        grad_P=real(r, r),
+        grad_B=real(r, d),
+        C=real(r, r),
+        image=np.zeros(r),
+        square=np.zeros((r, r)),
+        reflections=np.zeros((2, r)),
+    )
+
+
+def empty_log(K: int, rows: int, r: int) -> structures.Log:
+    """A log with room for `rows` epochs."""
+
+    def matrix() -> np.ndarray:
+        return np.zeros((K, rows, r, r))
+
+    def scalar() -> np.ndarray:
+        return np.zeros((K, rows))
+
+    return structures.Log(
+        P=matrix(),
+        b_o=matrix(),
+        L_o=matrix(),
+        b_t=matrix(),
+        L_t=matrix(),
+        gap=scalar(),
+        loss=scalar(),
+        Hmax=scalar(),
+        lr_pred_t=scalar(),
+        lr_enc_t=scalar(),
+        valid=np.zeros((K, rows), np.bool_),
+    )
+
+
+def log_block(epochs: Sequence[int], log: structures.Log, course: structures.Course) -> LogBlock:
+    """A copy of the rows written so far; rows of diverged runs hold zeros."""
+    rows = len(epochs)
+    valid = log.valid[:, :rows].copy()
+
+    def copy(stack: np.ndarray) -> np.ndarray:
+        mask = valid.reshape(valid.shape + (1,) * (stack.ndim - 2))
+        return np.where(mask, stack[:, :rows], 0.0)
+
+    return LogBlock(
+        epochs=np.array(epochs, dtype=np.int64),
+        order=OrderParameters(
+            P=copy(log.P), b_o=copy(log.b_o), L_o=copy(log.L_o), b_t=copy(log.b_t), L_t=copy(log.L_t), gap=copy(log.gap)
+        ),
+        loss=copy(log.loss),
+        Hmax=copy(log.Hmax),
+        lr_pred_t=copy(log.lr_pred_t),
+        lr_enc_t=copy(log.lr_enc_t),
+        valid=valid,
+        diverged_epoch=course.diverged[: len(valid)].copy(),
+        clips=course.clips[: len(valid)].copy(),
+    )

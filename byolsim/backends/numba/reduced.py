@@ -1,0 +1,224 @@
+"""The reduced form of the moments sampler: steps whose cost depends neither on n nor on d (docs/moments.md).
+
+The state of a run is its predictor and the coordinates X = [B_o; V_B; B_t] (3r, 5r) of its encoders and of the
+momentum buffer: r columns inside the column space of A, 3r in orthonormal directions outside of it that are never
+formed, lower triangular in the order of the rows, and r columns for the fresh directions of a step, 0 between steps.
+Runs are lanes (`lanes.py`). `moments.reduced_gradient`, `reduced_gradients` and `retriangulate` are the plain form.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from byolsim.backends.numba.lane_linalg import (
+    FULL,
+    LOWER,
+    UPPER,
+    lane_lq,
+    lane_sum_squares,
+    multiply,
+    multiply_shared,
+    transpose,
+)
+from byolsim.backends.numba.lanes import load, store, zeros
+from byolsim.backends.numba.linalg import householder_lq, safe_scale, sum_squares
+from byolsim.backends.numba.rates import check_divergence, curvature_tick, set_rates
+from byolsim.backends.numba.structures import ALPHA, BETA, ETA, KEEP, MU_B, MU_P, TAU
+from byolsim.jit import kernel
+
+
+@kernel
+def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
+    """Steps on the rows lo..hi-1 of a block of `streams.moment_blocks`; row s is step first + s."""
+    lanes = scratch.lanes
+    for s in range(lo, hi):
+        _share(draws[s], world, scratch)
+        t = first + s
+        for p in range(state.P.shape[0]):
+            runs = range(p * lanes, (p + 1) * lanes)
+            alive = False
+            for k in runs:
+                alive |= course.diverged[k] < 0
+            if not alive:
+                continue
+            P, X = state.P[p], state.X[p]
+            _residual(P, X, world, scratch)
+            if want_loss and s == hi - 1:
+                store(scratch.values, 0, 0, 0.5 * lane_sum_squares(scratch.E, 0, scratch.E.shape[1]))
+                for k in runs:
+                    course.loss[k] = scratch.values[0, 0, k - p * lanes]
+            tick = (t - 1) % hyper.auto_every[0] == 0
+            if tick:
+                _feature_covariance(scratch)
+            for k in runs:
+                if course.diverged[k] < 0:
+                    if tick:
+                        for i in range(P.shape[0]):
+                            for j in range(P.shape[0]):
+                                scratch.C[i, j] = scratch.gram[i, j, k - p * lanes]
+                        curvature_tick(k, hyper, course, scratch)
+                    set_rates(k, _lane(P, k - p * lanes, scratch), world, hyper, course, scratch)
+                state.rates[p, ALPHA, 0, k - p * lanes] = course.alpha_t[k]
+                state.rates[p, BETA, 0, k - p * lanes] = course.beta_t[k]
+            _gradients(P, X, world, scratch)
+            pred_steps, enc_steps = t % hyper.pred_every[0] == 0, t % hyper.enc_every[0] == 0
+            if pred_steps:
+                store(scratch.values, 0, 0, _predictor_step(P, state.V_P[p], state.rates[p], scratch))
+            _encoder_step(X, state.rates[p], enc_steps, scratch)
+            for k in runs:
+                if course.diverged[k] < 0:
+                    if pred_steps:
+                        course.square_P[k] = scratch.values[0, 0, k - p * lanes]
+                    if enc_steps:
+                        course.square_B[k] = scratch.values[1, 0, k - p * lanes]
+                    check_divergence(k, t, course)
+            if enc_steps:
+                lane_lq(X, P.shape[0], X.shape[1])
+
+
+@kernel
+def _lane(P, lane, scratch):
+    """The predictor of one run, which only the exact bound of beta reads."""
+    for i in range(P.shape[0]):
+        for j in range(P.shape[0]):
+            scratch.P[i, j] = P[i, j, lane]
+    return scratch.P
+
+
+@kernel
+def _share(row, world, scratch):
+    """W / sqrt(n) with its transpose, and sigma N / sqrt(n), from a row of draws."""
+    q, m = scratch.W.shape
+    root = 1.0 / np.sqrt(scratch.n)
+    for i in range(q):
+        for j in range(min(i + 1, m)):
+            scratch.W[i, j] = root * row[i * m + j]
+    for i in range(scratch.W_T.shape[1]):
+        for j in range(min(i + 1, m)):
+            scratch.W_T[j, i] = scratch.W[i, j]
+    c, r = scratch.N.shape[0], world.L_x.shape[0]
+    factor = root * world.sigma
+    for i in range(c):
+        for j in range(2 * r + i + 1):
+            scratch.N[i, j] = factor * row[q * m + i * 3 * r + j]
+
+
+@kernel
+def _residual(P, X, world, scratch):
+    """D = [(P b_o - b_t K) L_x, sigma P L_oo, -T] and E = D W / sqrt(n); delta = D xi."""
+    r = P.shape[0]
+    D, a_o, T = scratch.D, scratch.a_o, scratch.T
+    b_t = X[2 * r :]
+    multiply_shared(X, 0, world.L_x, LOWER, a_o, 0, 1.0)
+    multiply(P, 0, a_o, 0, r, D, 0, r, 1.0)
+    multiply_shared(b_t, 0, world.K_L_x, FULL, scratch.gram, 0, 1.0)
+    multiply(P, 0, X, r, r, D, r, r, world.sigma)
+    multiply_shared(b_t, 0, world.root_K, LOWER, T, 0, 1.0)
+    for i in range(r):
+        for j in range(r):
+            store(D, i, j, load(D, i, j) - load(scratch.gram, i, j))
+        for j in range(3 * r):
+            store(T, i, r + j, load(b_t, i, r + j))
+    lane_lq(T, 0, 4 * r)
+    for i in range(r):
+        for j in range(r):
+            store(D, i, 2 * r + j, load(T, i, j) * -world.sigma)
+    multiply_shared(D, 0, scratch.W, LOWER, scratch.E, 0, 1.0)
+    # For the feature covariance: F = [a_o, sigma L_oo].
+    for i in range(r):
+        for j in range(r):
+            store(scratch.F, i, j, load(a_o, i, j))
+            store(scratch.F, i, r + j, load(X, i, r + j) * world.sigma)
+
+
+@kernel
+def _feature_covariance(scratch):
+    """(1/n) sum z_o z_o^T = F S F^T of each lane, into gram."""
+    width = scratch.FW.shape[1]
+    multiply_shared(scratch.F, 0, scratch.W_top, LOWER, scratch.FW, 0, 1.0)
+    transpose(scratch.FW, 0, scratch.FW_T)
+    multiply(scratch.FW, 0, scratch.FW_T, 0, width, scratch.gram, 0, scratch.gram.shape[1], 1.0)
+
+
+@kernel
+def _gradients(P, X, world, scratch):
+    """G = [G inside, on O_1, on the rest] (r, 5r), grad_P = G [b_o, L_o]^T and grad_B = P^T G, without decay."""
+    r = P.shape[0]
+    G = scratch.G
+    multiply_shared(scratch.E, 0, scratch.W_T, UPPER, scratch.DS, 0, 1.0)
+    multiply_shared(scratch.DS, 0, world.L_x_T, UPPER, G, 0, 1.0)
+    for i in range(r):
+        for j in range(r):
+            value = load(scratch.DS, i, r + j) * world.sigma
+            store(G, i, r + j, value)
+    transpose(scratch.F, 0, scratch.F_T)
+    multiply(scratch.DS, 0, scratch.F_T, 0, 2 * r, scratch.grad_P, 0, r, 1.0)
+    lane_lq(scratch.E, 0, scratch.E.shape[1])
+    multiply_shared(scratch.E, 0, scratch.N, FULL, G, 2 * r, 1.0)
+    transpose(P, 0, scratch.gram)
+    multiply(scratch.gram, 0, G, 0, r, scratch.grad_B, 0, 5 * r, 1.0)
+
+
+@kernel
+def _predictor_step(P, V, rates, scratch):
+    """Heavy ball on P; the new squared norm of each lane."""
+    alpha, mu, eta = load(rates, ALPHA, 0), load(rates, MU_P, 0), load(rates, ETA, 0)
+    square = zeros(P)
+    for i in range(P.shape[0]):
+        for j in range(P.shape[1]):
+            old = load(P, i, j)
+            v = mu * load(V, i, j) + (load(scratch.grad_P, i, j) + eta * old)
+            store(V, i, j, v)
+            new = old - alpha * v
+            store(P, i, j, new)
+            square = square + new * new
+    return square
+
+
+@kernel
+def _encoder_step(X, rates, enc_steps, scratch):
+    """Heavy ball on B_o where it moves, and the EMA; its squared norm into values."""
+    r, columns = scratch.grad_B.shape[0], X.shape[1]
+    beta, mu, eta = load(rates, BETA, 0), load(rates, MU_B, 0), load(rates, ETA, 0)
+    tau, keep = load(rates, TAU, 0), load(rates, KEEP, 0)
+    square = zeros(X)
+    for i in range(r):
+        for j in range(columns):
+            new = load(X, i, j)
+            if enc_steps:
+                v = mu * load(X, r + i, j) + (load(scratch.grad_B, i, j) + eta * new)
+                store(X, r + i, j, v)
+                new = new - beta * v
+                store(X, i, j, new)
+                square = square + new * new
+            store(X, 2 * r + i, j, keep * load(X, 2 * r + i, j) + tau * new)
+    store(scratch.values, 1, 0, square)
+
+
+@kernel
+def reduced_snapshot(row, world, state, course, scratch, log):
+    """As `kernels.snapshot`: what the log holds of each run is read off its coordinates."""
+    r, lanes = world.L_x.shape[0], scratch.lanes
+    for k in range(log.valid.shape[0]):
+        log.valid[k, row] = course.diverged[k] < 0
+        if course.diverged[k] >= 0:
+            continue
+        p, lane = k // lanes, k % lanes
+        X = state.X[p]
+        for i in range(r):
+            for j in range(r):
+                log.P[k, row, i, j] = state.P[p, i, j, lane]
+                log.b_o[k, row, i, j] = X[i, j, lane]
+                log.L_o[k, row, i, j] = X[i, r + j, lane]
+                log.b_t[k, row, i, j] = X[2 * r + i, j, lane]
+            for j in range(3 * r):
+                scratch.outside[i, j] = X[2 * r + i, r + j, lane]
+            for j in range(4 * r):
+                scratch.gap[i, j] = X[i, j, lane] - X[2 * r + i, j, lane]
+        householder_lq(scratch.outside, log.L_t[k, row], scratch.reflections)
+        divisor = safe_scale(scratch.gap)
+        log.gap[k, row] = divisor * np.sqrt(np.float64(sum_squares(scratch.gap)))
+        log.loss[k, row] = course.loss[k]
+        log.Hmax[k, row] = course.H[k]
+        log.lr_pred_t[k, row] = course.alpha_t[k]
+        log.lr_enc_t[k, row] = course.beta_t[k]

@@ -1,0 +1,371 @@
+"""The moments sampler: the algebra of its two forms, its kernels beside the plain formulas, its limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import BACKENDS, gram, one_run, small, trajectory
+
+from byolsim import theory
+from byolsim.config import RunConfig
+from byolsim.moments import (
+    ReducedWorld,
+    direct_gradient,
+    lower_factor,
+    lq_factorisation,
+    reduced_coordinates,
+    reduced_gradient,
+    reduced_gradients,
+    retriangulate,
+)
+from byolsim.order import lq_factor
+from byolsim.schedule import AutoRates, CurvatureEstimate
+from byolsim.simulate import simulate_runs
+from byolsim.streams import MomentsKey, moment_blocks, split_moments
+from byolsim.world import World, initial_weights
+
+r, d = 3, 17
+SIZES = [1, 2, 3, 5, 9, 40]
+"""n < r, r <= n < 3r and n >= 3r."""
+
+
+class Minibatch:
+    """An explicit minibatch in a generic state, with the noise that the moments replace."""
+
+    def __init__(self, n, seed=0, sigma=0.7):
+        rng = np.random.default_rng(seed)
+        self.n = n
+        self.world = World(rng.normal(size=(d, r)) / np.sqrt(d), np.array([2.5, 1.3, 0.6]), sigma)
+        self.P, self.V = rng.normal(size=(r, r)), 0.3 * rng.normal(size=(r, d))
+        self.B_o, self.B_t = rng.normal(size=(2, r, d)) / np.sqrt(d)
+        self.z = rng.normal(size=(r, n))  # white
+        self.e, self.e_plus = sigma * rng.normal(size=(2, d, n))
+        signal = self.world.A * np.sqrt(self.world.lam) @ self.z
+        self.X, self.X_plus = signal + self.e, signal + self.e_plus
+        self.delta = self.P @ self.B_o @ self.X - self.B_t @ self.X_plus
+        self.G = theory.sample_residual_gradient(self.P, self.B_o, self.B_t, self.X, self.X_plus)
+        self.loss = theory.sample_loss(self.P, self.B_o, self.B_t, self.X, self.X_plus)
+        Z_o = self.B_o @ self.X
+        self.C_oo = Z_o @ Z_o.T / n
+
+    def coordinates(self):
+        """X (3r, 5r) of the state, and the directions O (3r, d) that belong to its outside columns."""
+        stack = np.vstack([self.B_o, self.V, self.B_t])
+        inside = stack @ self.world.Q_A
+        L, O = lq_factorisation(stack - inside @ self.world.Q_A.T)
+        return np.hstack([inside, L, np.zeros((3 * r, r))]), O
+
+    def cross(self, xi, D, outside):
+        """W with W W^T = xi xi^T, and the N that makes sigma n^(-1/2) C N the cross moment of delta and `outside`."""
+        W = lower_factor(xi)
+        np.testing.assert_allclose(D @ xi, self.delta, atol=1e-12)
+        C = lower_factor(D @ W / np.sqrt(self.n))
+        cross = self.delta @ outside.T / self.n
+        return W, np.linalg.pinv(C) @ cross * np.sqrt(self.n) / self.world.sigma
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_direct_form_at_the_moments_of_a_minibatch_is_its_gradient(n):
+    """To 1e-10: only rounding separates the two, and the factor C is well-conditioned here."""
+    m = Minibatch(n)
+    sigma, world = m.world.sigma, m.world
+    L_b, Q = lq_factorisation(m.B_o)
+    L_t = lq_factor(m.B_t)
+    xi = np.vstack([m.z, Q @ m.e / sigma, np.linalg.solve(L_t, m.B_t @ m.e_plus) / sigma])
+    M_o, M_t = (B @ world.A * np.sqrt(world.lam) for B in (m.B_o, m.B_t))
+    D = np.hstack([m.P @ M_o - M_t, sigma * m.P @ L_b, -sigma * L_t])
+    W, N = m.cross(xi, D, m.e - Q.T @ Q @ m.e)
+    drawn = direct_gradient(m.P, m.B_o, m.B_t, world, W, N, n)
+    np.testing.assert_allclose(drawn.G, m.G, atol=1e-10)
+    np.testing.assert_allclose(drawn.C_oo, m.C_oo, atol=1e-10)
+    assert drawn.loss == pytest.approx(m.loss, rel=1e-10)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_reduced_form_at_the_moments_of_a_minibatch_is_its_step(n):
+    """G on every known direction, and after a step all Gram matrices of the explicit update, to 1e-10."""
+    m = Minibatch(n)
+    world, sigma, reduced = m.world, m.world.sigma, ReducedWorld(m.world)
+    Q_A = world.Q_A
+    X, O = m.coordinates()
+    b_o, b_t, L_oo, L_t = X[:r, :r], X[2 * r :, :r], X[:r, r : 2 * r], X[2 * r :, r : 4 * r]
+    x_inside, outside = Q_A.T @ m.X, m.X - Q_A @ Q_A.T @ m.X
+    T = lq_factor(np.hstack([b_t @ reduced.root_K, L_t]))
+    w = np.linalg.solve(T, m.B_t @ m.X_plus - b_t @ reduced.K @ x_inside) / sigma
+    xi = np.vstack([np.linalg.solve(reduced.L_x, x_inside), O[:r] @ outside / sigma, w])
+    D = np.hstack([(m.P @ b_o - b_t @ reduced.K) @ reduced.L_x, sigma * m.P @ L_oo, -sigma * T])
+    unknown = outside - O.T @ O @ outside
+    W, fresh = m.cross(xi, D, unknown)
+    _, known = m.cross(xi, D, O[r:] @ outside)
+    N_4, O_4 = lq_factorisation(fresh) if n >= r else lq_factorisation(np.vstack([fresh, np.zeros((r - n, d))]))
+    N = np.hstack([known, N_4[: len(fresh)]])
+    drawn = reduced_gradient(m.P, X, reduced, W, N, n)
+    directions = np.vstack([Q_A.T, O, O_4])
+    np.testing.assert_allclose(drawn.G[:, : 4 * r], m.G @ directions[: 4 * r].T, atol=1e-10)
+    np.testing.assert_allclose(drawn.G @ directions, m.G, atol=1e-10)
+    np.testing.assert_allclose(drawn.C_oo, m.C_oo, atol=1e-10)
+    assert drawn.loss == pytest.approx(m.loss, rel=1e-10)
+
+    mu, beta, tau, eta = 0.8, 0.3, 0.2, 0.1
+    grad_P, grad_B = theory.gradients(m.P, m.B_o, m.G, eta)
+    V = mu * m.V + grad_B
+    B_o = m.B_o - beta * V
+    B_t = (1 - tau) * m.B_t + tau * B_o
+    explicit = np.vstack([B_o, V, B_t])
+    plain_P, after = plain_step(m.P, X, drawn.G, mu, beta, tau, eta)
+    np.testing.assert_allclose(plain_P, grad_P, atol=1e-10)
+    np.testing.assert_allclose(after[:, :r], explicit @ Q_A, atol=1e-10)
+    np.testing.assert_allclose(after @ after.T, explicit @ explicit.T, atol=1e-10)
+    assert not np.triu(after[:, r:], 1).any()
+
+
+def plain_step(P, X, G, mu, beta, tau, eta):
+    """grad_P, and the coordinates after one step of the encoder and the target."""
+    size = len(P)
+    grad_P, grad_B = reduced_gradients(P, X, G, eta)
+    V = mu * X[size : 2 * size] + grad_B
+    B_o = X[:size] - beta * V
+    return grad_P, retriangulate(np.vstack([B_o, V, (1 - tau) * X[2 * size :] + tau * B_o]))
+
+
+@pytest.mark.parametrize("form", ["direct", "reduced"])
+@pytest.mark.parametrize("n", [1, 2, 6, 30])
+def test_second_moment_of_the_gradient(n, form):
+    """On the d - 2r directions outside of A's columns and B_o's rows, E[G G^T] = sigma^2 / n (d - 2r) E[delta delta^T].
+
+    This sees a wrong C or N, which the algebra above passes by. Means of 4,000 draws within 5 standard errors: with
+    fixed draws the test is certain; over seeds it would fail with probability below 1e-4.
+    """
+    m = Minibatch(n)
+    world, sigma, reduced = m.world, m.world.sigma, ReducedWorld(m.world)
+    M_o, M_t = m.B_o @ world.A, m.B_t @ world.A
+    noise = sigma**2 * (m.P @ m.B_o @ m.B_o.T @ m.P.T + m.B_t @ m.B_t.T)
+    second_moment = (m.P @ M_o - M_t) * world.lam @ (m.P @ M_o - M_t).T + noise
+    both, _ = np.linalg.qr(np.hstack([world.Q_A, m.B_o.T]))
+    key = MomentsKey(3, n, d, r, form)
+    squares, losses = [], []
+    for block in moment_blocks(key, 4000):
+        for row in block:
+            W, N = split_moments(row, key)
+            if form == "direct":
+                drawn = direct_gradient(m.P, m.B_o, m.B_t, world, W, N, n)
+                rest = drawn.G - drawn.G @ both @ both.T
+            else:
+                drawn = reduced_gradient(m.P, m.coordinates()[0], reduced, W, N, n)
+                rest = drawn.G[:, 2 * r :]
+            squares.append(rest @ rest.T)
+            losses.append(drawn.loss)
+    for values, expected in (
+        (np.array(squares), sigma**2 / n * (d - 2 * r) * second_moment),
+        (np.array(losses), 0.5 * np.trace(second_moment)),
+    ):
+        error = values.std(axis=0) / np.sqrt(len(values))
+        assert (abs(values.mean(axis=0) - expected) < 5 * error).all()
+
+
+VARIANTS = {
+    "plain": {},
+    "momentum-and-decay": {"mom_enc": 0.8, "mom_pred": 0.7, "weight_decay": 0.05},
+    "periods": {"pred_update_every": 2, "enc_update_every": 3},
+    "no-noise": {"sigma_n": 0.0},
+    "schedule": {"auto_alpha_c": 0.3, "auto_beta_c": 0.5, "lr_pred": None, "lr_enc": None, "auto_every": 4},
+    "from-the-fixed-point": {"init": "pinv"},
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", ["direct", "reduced"])
+@pytest.mark.parametrize("n", [1, 4, 11, 300])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_trajectory_equals_the_plain_form(backend, form, n, variant):
+    """40 steps of a backend beside the plain formulas on the same draws; 1e-9 leaves room for rounding to grow."""
+    rates = {"lr_pred": 0.02, "lr_enc": 0.01, "ema_m": 0.9, "auto_alpha_c": 0.0, "auto_beta_c": 0.0}
+    config = small(
+        backend=backend, sampler="moments", moments_form=form, d_obs=19, batch_size=n, **(rates | VARIANTS[variant])
+    )
+    block, expected = trajectory(config), plain_rows(config)
+    order = block.order
+    for k, (epoch, row) in enumerate(expected.items()):
+        assert block.epochs[k] == epoch
+        for name in ("P", "b_o", "b_t"):
+            np.testing.assert_allclose(getattr(order, name)[0, k], row[name], rtol=1e-9, atol=1e-11)
+        for name in ("o", "t"):
+            outside = getattr(order, f"L_{name}")[0, k]
+            np.testing.assert_allclose(outside @ outside.T, row[f"gram_{name}"], rtol=1e-9, atol=1e-11)
+        for name in ("gap", "loss", "Hmax", "lr_pred_t", "lr_enc_t"):
+            if epoch > 0 or name == "gap":
+                assert getattr(block, name, getattr(order, name, None))[0, k] == pytest.approx(row[name], rel=1e-9), (
+                    name
+                )
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 10, 11])
+def test_reduced_kernels_at_every_size(size):
+    """The products work on blocks of 2 x 5 and the reflections in pairs: sizes that leave every kind of rest."""
+    config = small(
+        sampler="moments", d_latent=size, d_obs=5 * size, batch_size=2 * size + 1, latent_spectrum="flat:2", epochs=12
+    )
+    assert config.moments_form == "reduced"
+    block, expected = trajectory(config), plain_rows(config)
+    for k, row in enumerate(expected.values()):
+        np.testing.assert_allclose(block.order.P[0, k], row["P"], rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(block.order.b_o[0, k], row["b_o"], rtol=1e-9, atol=1e-11)
+
+
+def plain_rows(config):
+    """Logged values by the plain forms of `byolsim.moments`, with the schedule's plain form."""
+    world = World.from_config(config)
+    size, n = world.r, config.batch_size
+    reduced, key = ReducedWorld(world), MomentsKey(config.seed, n, world.d, size, config.moments_form)
+    B_o, P = initial_weights(config, world)
+    is_reduced = config.moments_form == "reduced"
+    X = reduced_coordinates(B_o, world) if is_reduced else np.vstack([B_o, np.zeros_like(B_o), B_o])
+    V_P = np.zeros_like(P)
+    curvature = CurvatureEstimate(size, config.power_iters)
+    rule = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.weight_decay, world.lambda_max_x)
+    alpha, beta = config.lr_pred, config.lr_enc
+    rows = {0: plain_row(P, X, world, is_reduced, {})}
+    for t, draws in enumerate((row for block in moment_blocks(key, config.epochs) for row in block), start=1):
+        W, N = split_moments(draws, key)
+        if is_reduced:
+            drawn = reduced_gradient(P, X, reduced, W, N, n)
+        else:
+            drawn = direct_gradient(P, X[:size], X[2 * size :], world, W, N, n)
+        if (t - 1) % config.auto_every == 0:
+            curvature.tick(drawn.C_oo)
+        H = max(curvature.H, curvature.H_floor)
+        if config.auto_alpha_c:
+            alpha = rule.alpha(config.auto_alpha_c, H)[0]
+        if config.auto_beta_c:
+            beta = rule.beta(config.auto_beta_c, H, P)[0]
+        grad_P, grad_B = theory.gradients(P, X[:size], drawn.G, config.weight_decay)
+        if t % config.pred_update_every == 0:
+            V_P = config.mom_pred * V_P + grad_P
+            P = P - alpha * V_P
+        B, V, B_t = X[:size], X[size : 2 * size], X[2 * size :]
+        if t % config.enc_update_every == 0:
+            V = config.mom_enc * V + grad_B
+            B = B - beta * V
+        X = np.vstack([B, V, (1 - config.tau) * B_t + config.tau * B])
+        if is_reduced:
+            X = retriangulate(X)
+        if t % config.log_every == 0 or t == config.epochs:
+            step = {"loss": drawn.loss, "Hmax": curvature.H, "lr_pred_t": alpha, "lr_enc_t": beta}
+            rows[t] = plain_row(P, X, world, is_reduced, step)
+    return rows
+
+
+def plain_row(P, X, world, is_reduced, step):
+    size = world.r
+    inside = X[:, :size] if is_reduced else X @ world.Q_A
+    outside = X[:, size:] if is_reduced else X - inside @ world.Q_A.T
+    o, t = slice(0, size), slice(2 * size, 3 * size)
+    return step | {
+        "P": P,
+        "b_o": inside[o],
+        "b_t": inside[t],
+        "gram_o": outside[o] @ outside[o].T,
+        "gram_t": outside[t] @ outside[t].T,
+        "gap": np.linalg.norm(X[o] - X[t]),
+    }
+
+
+@pytest.mark.parametrize("form", ["direct", "reduced"])
+def test_deviation_from_the_population_shrinks_as_the_root_of_n(form):
+    """A hundred times the batch, a tenth of the deviation; the mean of 20 seeds is within 25 % of that.
+
+    The deviation of one run has a relative spread of about a third, so the ratio of two means of 20 has one of about
+    10 %: with fixed seeds the test is certain, over seeds it would fail once in a hundred times.
+    """
+
+    def final(n, sampler, seed):
+        shape = {"d_obs": 16, "epochs": 30, "lr_pred": 0.05, "lr_enc": 0.05, "seed": seed, "sampler": sampler}
+        more = {"moments_form": form, "batch_size": n} if sampler == "moments" else {}
+        return trajectory(small(**shape, **more)).order.P[0, -1]
+
+    deviation = {
+        n: np.mean([np.linalg.norm(final(n, "moments", s) - final(n, "population", s)) for s in range(20)])
+        for n in (10**4, 10**6)
+    }
+    assert deviation[10**4] / deviation[10**6] == pytest.approx(10, rel=0.25)
+    assert deviation[10**6] < 1e-2
+
+
+@pytest.mark.parametrize("form", ["direct", "reduced"])
+def test_single_precision_follows_double(form):
+    """Rounding of 6e-8 a step, over 40 steps that amplify it little."""
+    runs = [one_run(small(sampler="moments", moments_form=form, d_obs=20, dtype=t)) for t in ("float64", "float32")]
+    for name in ("loss", "loss_pop", "gap", "Hmax"):
+        double, single = (run.columns[name] for run in runs)
+        np.testing.assert_allclose(single, double, rtol=2e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("form", ["direct", "reduced"])
+@pytest.mark.parametrize("n", [1, 7])
+def test_a_collapsed_encoder_stays_finite(form, n):
+    """Weight decay that shrinks everything below the range where squares exist: no NaN, no divergence, and B -> 0."""
+    config = small(
+        sampler="moments", moments_form=form, d_obs=20, batch_size=n, epochs=4000, log_every=500, lr_pred=0.4,
+        lr_enc=0.4, weight_decay=0.9, mom_enc=0.0, mom_pred=0.0, init="zero_pred", ema_m=0.5,
+    )  # fmt: skip
+    order = trajectory(config).order
+    norms = np.sqrt(np.trace(gram(order.b_o[0], order.L_o[0]), axis1=1, axis2=2))
+    assert np.isfinite(norms).all() and norms[-1] < 1e-200
+    record = one_run(config)
+    assert record.status == "completed"
+    assert np.isfinite(record.columns["loss"]).all() and np.isfinite(record.columns["BA_err_aligned"]).all()
+
+
+@pytest.mark.parametrize("form", ["direct", "reduced"])
+def test_divergence_is_noted_and_does_not_touch_the_others(form):
+    """A run whose rate is a thousand times too large ends alone: its neighbours have the bits of a run by itself."""
+    runs = [small(sampler="moments", moments_form=form, d_obs=20, lr_pred=lr, lr_enc=0.01) for lr in (0.01, 1e3, 0.02)]
+    together = simulate_runs(runs)
+    assert [record.status for record in together] == ["completed", "diverged", "completed"]
+    for config, record in zip(runs, together, strict=True):
+        alone = one_run(config)
+        assert alone.diverged_epoch == record.diverged_epoch
+        for name, column in record.columns.items():
+            np.testing.assert_array_equal(alone.columns[name], column)
+
+
+def test_groups_of_every_size_give_the_same_bits():
+    """1 to 6 runs, so 1 or 2 packs with every number of empty lanes."""
+    runs = [small(sampler="moments", d_obs=20, lr_pred=lr) for lr in np.geomspace(1e-3, 1e-1, 6)]
+    reference = [one_run(config) for config in runs]
+    for size in range(2, 7):
+        for record, expected in zip(simulate_runs(runs[:size]), reference, strict=False):
+            for name, column in record.columns.items():
+                np.testing.assert_array_equal(column, expected.columns[name])
+
+
+def test_a_longer_run_continues_a_shorter_one():
+    short, long = (one_run(small(sampler="moments", d_obs=20, epochs=epochs)) for epochs in (21, 42))
+    for name, column in short.columns.items():
+        np.testing.assert_array_equal(column, long.columns[name][: len(column)])
+
+
+def test_auto_form_depends_on_the_shape_alone():
+    def form(**shape):
+        return RunConfig(sampler="moments", **shape).moments_form
+
+    assert form() == form(batch_size=1) == form(d_obs=50) == "reduced"
+    assert form(d_obs=49) == form(d_latent=30, d_obs=100) == "direct"
+    explicit = RunConfig(sampler="moments", moments_form="reduced")
+    assert RunConfig(sampler="moments").run_id == explicit.run_id
+    assert RunConfig(sampler="moments", moments_form="direct").run_id != explicit.run_id
+
+
+def test_bartlett_diagonals():
+    """chi-square with n - i degrees on W's diagonal and d - 4r - i on N's: their means, within 5 standard errors."""
+    key = MomentsKey(7, 12, 5 * r + 2, r, "reduced")
+    draws = [split_moments(row, key) for block in moment_blocks(key, 4000) for row in block]
+    for squares, degrees in (
+        (np.array([np.diag(W) ** 2 for W, _ in draws]), 12 - np.arange(9)),
+        (np.array([np.diag(N[:, 2 * r :]) ** 2 for _, N in draws]), 5 * r + 2 - 4 * r - np.arange(r)),
+    ):
+        error = np.sqrt(2 * degrees / len(draws))
+        assert (abs(squares.mean(axis=0) - degrees) < 5 * error).all()
+    W, N = draws[0]
+    assert W.shape == (9, 9) and N.shape == (r, 3 * r)
+    assert not np.triu(W, 1).any() and not np.triu(N[:, 2 * r :], 1).any()
