@@ -30,6 +30,9 @@ REGIMES = {
         "sampler": "population",
         "latent_spectrum": "geometric:0.1:10",
     },
+    "direct-moments": {"d_latent": 4, "d_obs": 19, "batch_size": 37, "sampler": "moments"},
+    "reduced-moments": {"d_latent": 5, "d_obs": 37, "batch_size": 13, "sampler": "moments"},
+    "reduced-float32": {"d_latent": 4, "d_obs": 23, "batch_size": 3, "sampler": "moments", "dtype": "float32"},
     "default-shape": {"d_latent": 10, "d_obs": 100, "batch_size": 64, "latent_spectrum": "geometric:0.1:10"},
 }
 

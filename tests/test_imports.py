@@ -31,6 +31,7 @@ CORE = (
     "world",
     "streams",
     "theory",
+    "moments",
     "schedule",
     "order",
     "metrics",

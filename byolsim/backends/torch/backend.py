@@ -20,12 +20,13 @@ from byolsim.backends.base import (
     is_logged,
     rows_per_block,
 )
+from byolsim.backends.torch.moments import DirectGroup, ReducedGroup
 from byolsim.backends.torch.snapshots import GroupLog, evaluation_size
 from byolsim.backends.torch.training import Group
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
 from byolsim.order import OrderParameters, SampledFeatures
-from byolsim.streams import MinibatchKey, minibatch_blocks
+from byolsim.streams import MinibatchKey, minibatch_blocks, moment_blocks
 from byolsim.world import World
 
 VECTOR_TAIL = 64
@@ -36,7 +37,7 @@ LOG_NUMBERS = 2**25
 
 
 class TorchBackend(Backend):
-    """Linear models and MLPs with gradients by autograd; samplers `minibatch` and, for linear models, `population`."""
+    """Linear models and MLPs with gradients by autograd; all samplers, `moments` and `population` for linear ones."""
 
     name = "torch"
 
@@ -44,7 +45,7 @@ class TorchBackend(Backend):
         """The configuration with device cpu or cuda; `UserError` where this backend cannot run it."""
         check_offered(config)
         d, h = config.d_obs, config.hidden or config.d_latent
-        n = 0 if config.sampler == "population" else config.batch_size
+        n = config.batch_size if config.sampler == "minibatch" else 0
         evaluation = 4 * evaluation_size(d) * d if config.hidden else 0
         check_memory(config, 4 * n * (d + h) + 10 * h * d + evaluation)
         if config.device == "cuda" and not torch.cuda.is_available():
@@ -77,7 +78,7 @@ class TorchBackend(Backend):
     ) -> Iterator[LogBlock]:
         config = group[0]
         with _one_thread(), _memory(config, len(group)):
-            state = Group(group, world, torch.device(config.device))
+            state = _group_class(config)(group, world, torch.device(config.device))
             log = GroupLog(state, world)
             numbers = len(group) * sum(W[0].numel() for W in (*state.encoder, *state.target, *state.predictor))
             capacity = max(1, min(rows_per_block(len(group), world.r), LOG_NUMBERS // numbers))
@@ -124,13 +125,21 @@ def _steps(group: Group) -> Iterator[int]:
             group.population_step(t)
             yield t
         return
-    key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+    if isinstance(group, DirectGroup):
+        blocks, step = moment_blocks(group.key, config.epochs), group.step
+    else:
+        key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+        blocks, step = minibatch_blocks(key, config.epochs), group.minibatch_step
     t = 0
-    for block in _on_device(minibatch_blocks(key, config.epochs), group):
+    for block in _on_device(blocks, group):
         for row in block:
             t += 1
-            group.minibatch_step(t, row)
+            step(t, row)
             yield t
+
+
+def _group_class(config: RunConfig) -> type[Group]:
+    return {"direct": DirectGroup, "reduced": ReducedGroup}.get(str(config.moments_form), Group)
 
 
 def _on_device(blocks: Iterator[np.ndarray], group: Group) -> Iterator[torch.Tensor]:
@@ -181,5 +190,5 @@ def _bytes_per_run(config: RunConfig) -> int:
     d, r, h = config.d_obs, config.d_latent, config.hidden or 0
     layers = ((config.enc, d), (config.pred, r))
     weights = sum((fan_in + r) * h if model == "mlp" else fan_in * r for model, fan_in in layers)
-    n = config.batch_size + (evaluation_size(d) if h else 0)
+    n = (config.batch_size if config.sampler == "minibatch" else 0) + (evaluation_size(d) if h else 0)
     return 8 * (5 * weights + 8 * n * (h + r))

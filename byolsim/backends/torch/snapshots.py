@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from byolsim.backends.base import LogBlock
+from byolsim.backends.torch.linalg import each, inside_outside, lower_factor, lower_factorisation
 from byolsim.backends.torch.training import Group, Layers, TorchWorld, apply
 from byolsim.order import OrderParameters, SampledFeatures
 from byolsim.streams import MinibatchKey, evaluation_draws
@@ -21,35 +22,6 @@ def evaluation_size(d: int) -> int:
     return max(1024, 2 * d)
 
 
-def lower_factor(M: Tensor) -> Tensor:
-    """L of M = L O for stacked M (..., r, m), lower triangular with non-negative diagonal (`order.lq_factor`)."""
-    _, R = torch.linalg.qr(M.mT, mode="r")
-    L: Tensor = R.mT * _signs(R)[..., None, :]
-    return L
-
-
-def lower_factorisation(M: Tensor) -> tuple[Tensor, Tensor]:
-    """(L, O) of M = L O, L as in `lower_factor`."""
-    Q, R = torch.linalg.qr(M.mT)
-    return R.mT * _signs(R)[..., None, :], Q.mT * _signs(R)[..., :, None]
-
-
-def _signs(R: Tensor) -> Tensor:
-    return torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
-
-
-def inside_outside(B: Tensor, Q_A: Tensor) -> tuple[Tensor, Tensor]:
-    """`order.inside_outside` of stacked encoders (..., r, d)."""
-    b = _each(B, Q_A)
-    return b, lower_factor(B - _each(b, Q_A.mT))
-
-
-def _each(M: Tensor, N: Tensor) -> Tensor:
-    """M N for each of the stacked M, one product at a time: a product over the whole stack has other last bits."""
-    flat = M.flatten(0, -3)
-    return torch.bmm(flat, N.expand(len(flat), -1, -1)).view(*M.shape[:-1], N.shape[-1])
-
-
 @dataclass
 class LinearLog:
     """Snapshots of linear models: the parameters themselves; factors are taken when the block is full."""
@@ -59,8 +31,11 @@ class LinearLog:
 
     @classmethod
     def of(cls, group: Group, world: World) -> LinearLog:
-        """A log for this group."""
-        return cls(torch.tensor(world.Q_A, device=group.world.A.device))
+        """A log for this group; in reduced coordinates the columns of A are the first r."""
+        Q_A = torch.tensor(world.Q_A, device=group.world.A.device)
+        if group.config.moments_form == "reduced":
+            Q_A = torch.eye(5 * world.r, world.r, device=Q_A.device, dtype=Q_A.dtype)
+        return cls(Q_A)
 
     def take(self, group: Group) -> None:
         """Keep the state as it is now."""
@@ -118,7 +93,7 @@ class SampledLog:
             p = torch.nan_to_num(apply(predictor, z_o, group.activation), 0.0, 0.0, 0.0)
             root = self.x.shape[1] ** 0.5
             F, O = lower_factorisation(z_o / root)
-            B = _each(z_o, self.fit)
+            B = each(z_o, self.fit)
             b_o, L_o = inside_outside(B, self.Q_A)
             differences = [(W - W_t).square().sum(dim=(1, 2)) for W, W_t in zip(encoder, target, strict=True)]
             self.rows.append(

@@ -167,7 +167,7 @@ class Group:
         self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
         self.world = TorchWorld.of(world, device, self.dtype)
         self.activation = ACTIVATIONS[config.activation or "identity"]
-        weights = [initial_layers(run, world) for run in group]
+        weights = [self.initial_weights(run, world) for run in group]
         self.encoder, self.predictor = (
             [
                 torch.tensor(np.stack(layers), device=device, dtype=self.dtype).requires_grad_()
@@ -188,6 +188,10 @@ class Group:
         self.has_decay = any(run.weight_decay > 0 for run in group)
         self.is_linear = len(self.encoder) == len(self.predictor) == 1
 
+    def initial_weights(self, run: RunConfig, world: World) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Layers of the encoder and the predictor of one run."""
+        return initial_layers(run, world)
+
     def minibatch_step(self, t: int, row: Tensor) -> None:
         """Step t on one row of draws."""
         n = self.config.batch_size
@@ -197,7 +201,7 @@ class Group:
             z_t = apply(self.target, x_plus, self.activation)
         loss = 0.5 * (apply(self.predictor, z_o, self.activation) - z_t).square().sum(dim=(1, 2)) / n
         z = z_o.detach()
-        self._update(t, loss, lambda: torch.bmm(z, z.mT) / n)
+        self._descend(t, loss, lambda: torch.bmm(z, z.mT) / n)
 
     def population_step(self, t: int) -> None:
         """Step t on the population loss of the linear model (`theory.population_loss`)."""
@@ -212,12 +216,16 @@ class Group:
             B, M = B_o.detach(), M_o.detach()
             return torch.bmm(M * lam, M.mT) + variance * torch.bmm(B, B.mT)
 
-        self._update(t, 0.5 * (signal + variance * noise), covariance)
+        self._descend(t, 0.5 * (signal + variance * noise), covariance)
 
-    def _update(self, t: int, loss: Tensor, covariance: Callable[[], Tensor]) -> None:
-        """The gradients of the sum of losses, the rates, the heavy-ball steps, the EMA and the divergence check."""
-        config, rates = self.config, self.rates
+    def _descend(self, t: int, loss: Tensor, covariance: Callable[[], Tensor]) -> None:
+        """Update by the gradients of the sum of the runs' losses."""
         gradients = torch.autograd.grad(loss.sum(), [*self.predictor, *self.encoder])
+        self.update(t, loss, gradients, covariance)
+
+    def update(self, t: int, loss: Tensor, gradients: Sequence[Tensor], covariance: Callable[[], Tensor]) -> None:
+        """The rates, the heavy-ball steps, the EMA and the divergence check, from the gradients without decay."""
+        config, rates = self.config, self.rates
         with torch.no_grad():
             self.loss = loss.detach()
             alive = self.diverged < 0

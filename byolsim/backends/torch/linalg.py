@@ -1,0 +1,35 @@
+"""Factorisations and products of stacked matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def lower_factor(M: Tensor) -> Tensor:
+    """L of M = L O for stacked M (..., r, m), lower triangular with non-negative diagonal (`order.lq_factor`)."""
+    _, R = torch.linalg.qr(M.mT, mode="r")
+    L: Tensor = R.mT * _signs(R)[..., None, :]
+    return L
+
+
+def lower_factorisation(M: Tensor) -> tuple[Tensor, Tensor]:
+    """(L, O) of M = L O, L as in `lower_factor`."""
+    Q, R = torch.linalg.qr(M.mT)
+    return R.mT * _signs(R)[..., None, :], Q.mT * _signs(R)[..., :, None]
+
+
+def _signs(R: Tensor) -> Tensor:
+    return torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+
+
+def inside_outside(B: Tensor, Q_A: Tensor) -> tuple[Tensor, Tensor]:
+    """`order.inside_outside` of stacked encoders (..., r, d)."""
+    b = each(B, Q_A)
+    return b, lower_factor(B - each(b, Q_A.mT))
+
+
+def each(M: Tensor, N: Tensor) -> Tensor:
+    """M N for each of the stacked M, one product at a time: a product over the whole stack has other last bits."""
+    flat = M.flatten(0, -3)
+    return torch.bmm(flat, N.expand(len(flat), -1, -1)).view(*M.shape[:-1], N.shape[-1])
