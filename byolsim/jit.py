@@ -21,7 +21,7 @@ from typing import Any
 import numba
 import scipy.linalg.cython_blas  # noqa: F401
 
-SOURCES = ("normals.py", "schedule.py", "backends/base.py", "backends/numba")
+SOURCES = ("jit.py", "normals.py", "schedule.py", "backends/base.py", "backends/numba")
 """What compiled code depends on, relative to the package."""
 
 
@@ -31,8 +31,19 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     Of LLVM's fast-math flags only `reassoc` and `contract` are on: with `nnan` or `ninf` a check for NaN would be
     folded away. NUMBA_CACHE_DIR, if it is set, is respected.
     """
+    return _compiled(function, inline=False)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `kernel`, and merged into its callers: a call passes each array of each tuple word by word, 0.1 us in all."""
+    return _compiled(function, inline=True)
+
+
+def _compiled(function: Callable[..., Any], inline: bool) -> Callable[..., Any]:
     settings: Any = numba.config
-    compile_ = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+    compile_ = numba.njit(
+        cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy", forceinline=inline
+    )
     before = settings.CACHE_DIR
     settings.CACHE_DIR = before or str(cache_folder())
     try:

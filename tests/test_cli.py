@@ -156,7 +156,7 @@ MISTAKES = {
     "run --device cuda --backend numba": "device = 'cuda' belongs to backend = 'torch', not to 'numba'",
     "run --sampler moments --moments_form reduced --d_obs 40": "moments_form = 'reduced' needs d_obs >= 5 d_latent",
     "run --sampler moments --no_stop_grad": "stop_grad = False needs sampler = 'minibatch' or 'population'",
-    "run --sampler moments --moments_form other": "--moments_form other is not allowed",
+    "run --sampler moments --moments_form other": "--moments_form = 'other' is not allowed: must be one of auto",
     "run --sampler moments --enc mlp": "sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'",
     "run --pred_rule identity": "pred_rule = identity is not part of this version: must be one of learned",
     "run --no_stop_grad": "stop_grad = False is not part of this version: must be one of True",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from byolsim.backends.numba import lane_linalg, linalg, rates
+from byolsim.backends.numba import lane_linalg, linalg, rates, structures
 from byolsim.backends.numba.lanes import lane_count
 from byolsim.moments import lower_factor
 from byolsim.order import lq_factor
@@ -163,11 +163,11 @@ def test_kernel_sets_the_rates_of_the_plain_rule(c_alpha, c_beta, H):
     P = rng.normal(size=(3, 3))
     rule = AutoRates(tau=0.3, mu_P=0.9, mu_B=0.5, eta=0.1, lambda_max_x=4.0)
     course, hyper, world, scratch = packed(P, c_alpha, c_beta, H, rule)
-    rates.set_rates(0, P, world, hyper, course, scratch)
+    rates.set_rates(0, P, world.lambda_max_x, scratch.square, hyper, course.now, course.clips)
     alpha, alpha_cut = rule.alpha(c_alpha, H)
     beta, beta_cut = rule.beta(c_beta, H, P)
-    assert course.alpha_t[0] == pytest.approx(alpha, rel=1e-12)
-    assert course.beta_t[0] == pytest.approx(beta, rel=1e-12)
+    assert course.now[0, structures.ALPHA_T] == pytest.approx(alpha, rel=1e-12)
+    assert course.now[0, structures.BETA_T] == pytest.approx(beta, rel=1e-12)
     assert course.clips[0].tolist() == [alpha_cut, beta_cut, 0]
 
 
@@ -181,6 +181,6 @@ def packed(P, c_alpha, c_beta, H, rule):
     config = small(auto_alpha_c=c_alpha, auto_beta_c=c_beta, ema_m=0.7, mom_pred=0.9, mom_enc=0.5, weight_decay=0.1)
     world = World.from_config(config)
     course = packing.initial_course([config], np.array([(P**2).sum()]))
-    course.H[0] = H
+    course.now[0, structures.H_T] = H
     arrays = packing.world_arrays(config, world)._replace(lambda_max_x=rule.lambda_max_x)
     return course, packing.hyperparameters([config]), arrays, packing.scratch_arrays(config)

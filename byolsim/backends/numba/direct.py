@@ -7,22 +7,24 @@ import numpy as np
 from byolsim.backends.numba.kernels import update
 from byolsim.backends.numba.linalg import householder_lq, orthonormal_rows, sum_squares
 from byolsim.backends.numba.rates import curvature_tick
+from byolsim.backends.numba.structures import AUTO_EVERY, LOSS
 from byolsim.jit import kernel
 
 
 @kernel
 def direct_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
     """Steps on the rows lo..hi-1 of a block of `streams.moment_blocks`; `moments.direct_gradient`, then SPEC 3."""
+    now, diverged = course.now, course.diverged
     for s in range(lo, hi):
         _share(draws[s], world, scratch)
         t = first + s
-        for k in range(course.diverged.size):
-            if course.diverged[k] >= 0:
+        for k in range(diverged.size):
+            if diverged[k] >= 0:
                 continue
             _residual(k, world, state, scratch)
             if want_loss and s == hi - 1:
-                course.loss[k] = 0.5 * np.float64(sum_squares(scratch.E))
-            if (t - 1) % hyper.auto_every[k] == 0:
+                now[k, LOSS] = 0.5 * np.float64(sum_squares(scratch.E))
+            if (t - 1) % int(hyper[k, AUTO_EVERY]) == 0:
                 np.dot(scratch.F, scratch.W[: scratch.F.shape[1]], scratch.FW)
                 np.dot(scratch.FW, scratch.FW.T, scratch.C)
                 curvature_tick(k, hyper, course, scratch)

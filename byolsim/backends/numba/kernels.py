@@ -17,11 +17,28 @@ from byolsim.backends.numba.linalg import (
     scale,
     scale_columns,
     subtract,
+    subtract_and_scale,
     sum_squares,
     weighted_sum_squares,
 )
 from byolsim.backends.numba.rates import check_divergence, curvature_tick, set_rates
-from byolsim.jit import kernel
+from byolsim.backends.numba.structures import (
+    ALPHA_T,
+    AUTO_EVERY,
+    BETA_T,
+    ENC_EVERY,
+    ETA,
+    H_T,
+    KEEP,
+    LOSS,
+    MU_B,
+    MU_P,
+    PRED_EVERY,
+    SQUARE_B,
+    SQUARE_P,
+    TAU,
+)  # fmt: skip
+from byolsim.jit import inlined, kernel
 
 
 @kernel
@@ -31,24 +48,27 @@ def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course
     `theory.sample_residual_gradient` and `theory.gradients`, then the updates of SPEC 3. The loss is that of the last
     step, and computed only if wanted.
     """
-    n = scratch.X.shape[1]
+    now, diverged, n = course.now, course.diverged, scratch.X.shape[1]
     inverse_n = scratch.D.dtype.type(1.0 / n)
+    # Fields are read once: each access counts references, with a locked instruction, and many are in the loop.
+    Ps, B_os, B_ts = state.P, state.B_o, state.B_t
+    X, X_plus, Z_o, Z_t, D, G = scratch.X, scratch.X_plus, scratch.Z_o, scratch.Z_t, scratch.D, scratch.G
+    X_T, flat_D, flat_Z_t = X.T, D.reshape(-1), Z_t.reshape(-1)
     for s in range(lo, hi):
         _form_views(draws[s], world, scratch)
         t = first + s
-        for k in range(course.diverged.size):
-            if course.diverged[k] >= 0:
+        for k in range(diverged.size):
+            if diverged[k] >= 0:
                 continue
-            np.dot(state.B_o[k], scratch.X, scratch.Z_o)
-            np.dot(state.B_t[k], scratch.X_plus, scratch.Z_t)
-            np.dot(state.P[k], scratch.Z_o, scratch.D)
-            subtract(scratch.D, scratch.Z_t)
+            np.dot(B_os[k], X, Z_o)
+            np.dot(B_ts[k], X_plus, Z_t)
+            np.dot(Ps[k], Z_o, D)
+            subtract_and_scale(flat_D, flat_Z_t, inverse_n)
             if want_loss and s == hi - 1:
-                course.loss[k] = 0.5 * sum_squares(scratch.D) / n
-            scale(scratch.D, inverse_n)
-            np.dot(scratch.D, scratch.X.T, scratch.G)
-            if (t - 1) % hyper.auto_every[k] == 0:
-                np.dot(scratch.Z_o, scratch.Z_o.T, scratch.C)
+                now[k, LOSS] = 0.5 * n * sum_squares(D)
+            np.dot(D, X_T, G)
+            if (t - 1) % int(hyper[k, AUTO_EVERY]) == 0:
+                np.dot(Z_o, Z_o.T, scratch.C)
                 scale(scratch.C, inverse_n)
                 curvature_tick(k, hyper, course, scratch)
             update(k, t, world, hyper, state, course, scratch)
@@ -60,7 +80,7 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
 
     `theory.moment_residual_gradient`: the cost of a run does not depend on n.
     """
-    n = scratch.X.shape[1]
+    now, diverged, n = course.now, course.diverged, scratch.X.shape[1]
     inverse_n = scratch.S_xx.dtype.type(1.0 / n)
     for s in range(lo, hi):
         _form_views(draws[s], world, scratch)
@@ -72,16 +92,16 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
             np.dot(scratch.X_plus, scratch.X_plus.T, scratch.S_pp)
             scale(scratch.S_pp, inverse_n)
         t = first + s
-        for k in range(course.diverged.size):
-            if course.diverged[k] >= 0:
+        for k in range(diverged.size):
+            if diverged[k] >= 0:
                 continue
             np.dot(state.B_o[k], scratch.S_xx, scratch.Y)
             np.dot(state.B_t[k], scratch.S_px, scratch.U)
             np.dot(state.P[k], scratch.Y, scratch.G)
             if want_loss and s == hi - 1:
-                _moment_loss(k, state, course, scratch)
+                _moment_loss(k, state, now, scratch)
             subtract(scratch.G, scratch.U)
-            if (t - 1) % hyper.auto_every[k] == 0:
+            if (t - 1) % int(hyper[k, AUTO_EVERY]) == 0:
                 np.dot(scratch.Y, state.B_o[k].T, scratch.C)
                 curvature_tick(k, hyper, course, scratch)
             update(k, t, world, hyper, state, course, scratch)
@@ -90,15 +110,16 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
 @kernel
 def population_steps(lo, hi, want_loss, world, hyper, state, course, scratch):
     """Steps lo..hi-1 of the population sampler: `theory.population_residual_gradient` and `theory.gradients`."""
+    now, diverged = course.now, course.diverged
     variance = scratch.G.dtype.type(world.sigma**2)
     for t in range(lo, hi):
-        for k in range(course.diverged.size):
-            if course.diverged[k] >= 0:
+        for k in range(diverged.size):
+            if diverged[k] >= 0:
                 continue
             P, M_o, M_t, C = state.P[k], scratch.M_o, scratch.M_t, scratch.C
             np.dot(state.B_o[k], world.A, M_o)
             np.dot(state.B_t[k], world.A, M_t)
-            if (t - 1) % hyper.auto_every[k] == 0:
+            if (t - 1) % int(hyper[k, AUTO_EVERY]) == 0:
                 _population_covariance(M_o, state.B_o[k], variance, world, scratch)
                 curvature_tick(k, hyper, course, scratch)
             np.dot(P, M_o, C)
@@ -106,7 +127,7 @@ def population_steps(lo, hi, want_loss, world, hyper, state, course, scratch):
             np.dot(P, state.B_o[k], scratch.Y)
             if want_loss and t == hi - 1:
                 noise = sum_squares(scratch.Y) + sum_squares(state.B_t[k])
-                course.loss[k] = 0.5 * (weighted_sum_squares(C, world.lam) + world.sigma**2 * noise)
+                now[k, LOSS] = 0.5 * (weighted_sum_squares(C, world.lam) + world.sigma**2 * noise)
             scale_columns(C, world.lam)
             np.dot(C, world.A.T, scratch.G)
             for i in range(scratch.G.shape[0]):
@@ -118,6 +139,7 @@ def population_steps(lo, hi, want_loss, world, hyper, state, course, scratch):
 @kernel
 def snapshot(row, world, state, course, scratch, log):
     """Write every run's order parameters and step values into one row of the log (`order.inside_outside`)."""
+    now = course.now
     for k in range(course.diverged.size):
         log.valid[k, row] = course.diverged[k] < 0
         if course.diverged[k] >= 0:
@@ -130,10 +152,10 @@ def snapshot(row, world, state, course, scratch, log):
                 scratch.W[i, j] = state.B_o[k, i, j] - state.B_t[k, i, j]
         divisor = safe_scale(scratch.W)
         log.gap[k, row] = divisor * np.sqrt(np.float64(sum_squares(scratch.W)))
-        log.loss[k, row] = course.loss[k]
-        log.Hmax[k, row] = course.H[k]
-        log.lr_pred_t[k, row] = course.alpha_t[k]
-        log.lr_enc_t[k, row] = course.beta_t[k]
+        log.loss[k, row] = now[k, LOSS]
+        log.Hmax[k, row] = now[k, H_T]
+        log.lr_pred_t[k, row] = now[k, ALPHA_T]
+        log.lr_enc_t[k, row] = now[k, BETA_T]
 
 
 @kernel
@@ -141,21 +163,25 @@ def _form_views(row, world, scratch):
     """X = A Lambda^(1/2) z + sigma e and x+ likewise with e+, from one row of `streams.minibatch_blocks`."""
     r, n = scratch.Z.shape
     d = scratch.X.shape[0]
-    sigma = world.sigma
     for i in range(r):
         for j in range(n):
             scratch.Z[i, j] = world.root_lam[i] * row[i * n + j]
     np.dot(world.A, scratch.Z, scratch.X)
-    e, e_plus = r * n, (r + d) * n
-    for i in range(d):
-        for j in range(n):
-            signal = scratch.X[i, j]
-            scratch.X[i, j] = signal + sigma * row[e + i * n + j]
-            scratch.X_plus[i, j] = signal + sigma * row[e_plus + i * n + j]
+    sigma = scratch.X.dtype.type(world.sigma)
+    e, e_plus = row[r * n : (r + d) * n], row[(r + d) * n :]
+    _add_noise(scratch.X.reshape(-1), sigma, e_plus, scratch.X_plus.reshape(-1))
+    _add_noise(scratch.X.reshape(-1), sigma, e, scratch.X.reshape(-1))
 
 
 @kernel
-def _moment_loss(k, state, course, scratch):
+def _add_noise(signal, sigma, normals, view):
+    """View <- signal + sigma normals."""
+    for i in range(signal.size):
+        view[i] = signal[i] + sigma * signal.dtype.type(normals[i])
+
+
+@kernel
+def _moment_loss(k, state, now, scratch):
     """1/2 tr of the residual's second moment, expanded in S_xx, S_px and S_pp; G holds P B_o S_xx, U holds B_t S_px.
 
     The expansion can cancel to a rounding error below zero where the loss vanishes: it is kept >= 0.
@@ -167,7 +193,7 @@ def _moment_loss(k, state, course, scratch):
         for j in range(scratch.G.shape[1]):
             total += (scratch.G[i, j] - 2.0 * scratch.U[i, j]) * scratch.W[i, j]
             total += scratch.grad_B[i, j] * state.B_t[k, i, j]
-    course.loss[k] = max(0.5 * total, 0.0)
+    now[k, LOSS] = max(0.5 * total, 0.0)
 
 
 @kernel
@@ -183,46 +209,65 @@ def _population_covariance(M_o, B_o, variance, world, scratch):
             scratch.C[i, j] = total
 
 
-@kernel
+@inlined
 def update(k, t, world, hyper, state, course, scratch):
     """The heavy-ball steps, the EMA and the divergence check of SPEC 3, from the G of the step."""
-    P, B_o, B_t, G = state.P[k], state.B_o[k], state.B_t[k], scratch.G
+    P, B_o, B_t, G, now = state.P[k], state.B_o[k], state.B_t[k], scratch.G, course.now
     real = P.dtype.type
-    set_rates(k, P, world, hyper, course, scratch)
-    pred_steps, enc_steps = t % hyper.pred_every[k] == 0, t % hyper.enc_every[k] == 0
+    set_rates(k, P, world.lambda_max_x, scratch.square, hyper, now, course.clips)
+    pred_steps, enc_steps = t % int(hyper[k, PRED_EVERY]) == 0, t % int(hyper[k, ENC_EVERY]) == 0
     if pred_steps:
         np.dot(G, B_o.T, scratch.grad_P)
     if enc_steps:
         np.dot(P.T, G, scratch.grad_B)
-    eta = real(hyper.eta[k])
+    eta, tau, keep = real(hyper[k, ETA]), real(hyper[k, TAU]), real(hyper[k, KEEP])
     if pred_steps:
-        course.square_P[k] = _heavy_ball(
-            P, state.V_P[k], scratch.grad_P, real(course.alpha_t[k]), real(hyper.mu_P[k]), eta
-        )
+        now[k, SQUARE_P] = _heavy_ball(
+            P.reshape(-1), state.V_P[k].reshape(-1), scratch.grad_P.reshape(-1),
+            real(now[k, ALPHA_T]), real(hyper[k, MU_P]), eta,
+        )  # fmt: skip
     if enc_steps:
-        course.square_B[k] = _heavy_ball(
-            B_o, state.V_B[k], scratch.grad_B, real(course.beta_t[k]), real(hyper.mu_B[k]), eta
-        )
-    tau = real(hyper.tau[k])
-    keep = real(1.0 - hyper.tau[k])
-    for i in range(B_o.shape[0]):
-        for j in range(B_o.shape[1]):
-            B_t[i, j] = keep * B_t[i, j] + tau * B_o[i, j]
-    check_divergence(k, t, course)
+        now[k, SQUARE_B] = _heavy_ball_and_average(
+            B_o.reshape(-1), state.V_B[k].reshape(-1), B_t.reshape(-1), scratch.grad_B.reshape(-1),
+            real(now[k, BETA_T]), real(hyper[k, MU_B]), eta, tau, keep,
+        )  # fmt: skip
+    else:
+        _average(B_o.reshape(-1), B_t.reshape(-1), tau, keep)
+    check_divergence(k, t, now, course.diverged)
 
 
 @kernel
 def _heavy_ball(parameter, velocity, gradient, rate, mu, eta):
     """V <- mu V + (gradient + eta parameter), parameter <- parameter - rate V; the new squared Frobenius norm."""
     square = parameter.dtype.type(0.0)
-    for i in range(parameter.shape[0]):
-        for j in range(parameter.shape[1]):
-            v = mu * velocity[i, j] + (gradient[i, j] + eta * parameter[i, j])
-            velocity[i, j] = v
-            new = parameter[i, j] - rate * v
-            parameter[i, j] = new
-            square += new * new
+    for i in range(parameter.size):
+        v = mu * velocity[i] + (gradient[i] + eta * parameter[i])
+        velocity[i] = v
+        new = parameter[i] - rate * v
+        parameter[i] = new
+        square += new * new
     return np.float64(square)
+
+
+@kernel
+def _heavy_ball_and_average(parameter, velocity, target, gradient, rate, mu, eta, tau, keep):
+    """`_heavy_ball` and `_average` in one pass: what they read and write is most of their cost."""
+    square = parameter.dtype.type(0.0)
+    for i in range(parameter.size):
+        v = mu * velocity[i] + (gradient[i] + eta * parameter[i])
+        velocity[i] = v
+        new = parameter[i] - rate * v
+        parameter[i] = new
+        target[i] = keep * target[i] + tau * new
+        square += new * new
+    return np.float64(square)
+
+
+@kernel
+def _average(parameter, target, tau, keep):
+    """The EMA: target <- (1 - tau) target + tau parameter."""
+    for i in range(parameter.size):
+        target[i] = keep * target[i] + tau * parameter[i]
 
 
 @kernel

@@ -159,6 +159,13 @@ def subtract(M, N):
 
 
 @kernel
+def subtract_and_scale(x, y, factor):
+    """X <- factor (x - y) of two vectors."""
+    for i in range(x.size):
+        x[i] = factor * (x[i] - y[i])
+
+
+@kernel
 def scale(M, factor):
     """M <- factor M."""
     for i in range(M.shape[0]):

@@ -29,30 +29,21 @@ def world_arrays(config: RunConfig, world: World) -> structures.WorldArrays:
     )
 
 
-def hyperparameters(group: Sequence[RunConfig]) -> structures.Hyper:
-    """The hyperparameters of each run."""
-
-    def real(name: str) -> np.ndarray:
-        values = [getattr(config, name) for config in group]
-        return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
-
-    def whole(name: str) -> np.ndarray:
-        return np.array([getattr(config, name) for config in group], dtype=np.int64)
-
-    return structures.Hyper(
-        alpha=real("lr_pred"),
-        beta=real("lr_enc"),
-        c_alpha=real("auto_alpha_c"),
-        c_beta=real("auto_beta_c"),
-        mu_P=real("mom_pred"),
-        mu_B=real("mom_enc"),
-        tau=real("tau"),
-        eta=real("weight_decay"),
-        pred_every=whole("pred_update_every"),
-        enc_every=whole("enc_update_every"),
-        power_iters=whole("power_iters"),
-        auto_every=whole("auto_every"),
-    )
+def hyperparameters(group: Sequence[RunConfig]) -> np.ndarray:
+    """The hyperparameters (K, 13) of the runs; see `structures`."""
+    columns = {
+        structures.ALPHA: "lr_pred", structures.BETA: "lr_enc", structures.MU_P: "mom_pred", structures.MU_B: "mom_enc",
+        structures.TAU: "tau", structures.ETA: "weight_decay", structures.C_ALPHA: "auto_alpha_c",
+        structures.C_BETA: "auto_beta_c", structures.PRED_EVERY: "pred_update_every",
+        structures.ENC_EVERY: "enc_update_every", structures.POWER_ITERS: "power_iters",
+        structures.AUTO_EVERY: "auto_every",
+    }  # fmt: skip
+    hyper = np.zeros((len(group), 13))
+    for column, name in columns.items():
+        values = (getattr(config, name) for config in group)
+        hyper[:, column] = [np.nan if value is None else value for value in values]
+    hyper[:, structures.KEEP] = 1.0 - hyper[:, structures.TAU]
+    return hyper
 
 
 def initial_state(group: Sequence[RunConfig], world: World) -> structures.State:
@@ -69,18 +60,14 @@ def initial_state(group: Sequence[RunConfig], world: World) -> structures.State:
 def initial_course(group: Sequence[RunConfig], square_P: np.ndarray) -> structures.Course:
     """The course of runs whose predictors start with these squared norms."""
     K, r = len(group), group[0].d_latent
-    hyper = hyperparameters(group)
+    now = np.zeros((K, 8))
+    now[:, [structures.H_T, structures.LOSS]] = np.nan
+    now[:, [structures.ALPHA_T, structures.BETA_T]] = hyperparameters(group)[:, [structures.ALPHA, structures.BETA]]
+    now[:, structures.SQUARE_P] = square_P
     return structures.Course(
+        now=now,
         average=np.zeros((K, r, r)),
         vector=np.full((K, r), 1 / np.sqrt(r)),
-        H=np.full(K, np.nan),
-        H_floor=np.zeros(K),
-        ticks=np.zeros(K, np.int64),
-        alpha_t=hyper.alpha,
-        beta_t=hyper.beta,
-        loss=np.full(K, np.nan),
-        square_P=square_P.astype(np.float64),
-        square_B=np.zeros(K),
         diverged=np.full(K, -1),
         clips=np.zeros((K, 3), np.int64),
     )
@@ -150,7 +137,7 @@ def initial_reduced_state(group: Sequence[RunConfig], world: World) -> structure
         P=_in_lanes([weights[config.init][1] for config in group], dtype),
         V_P=_in_lanes([np.zeros((r, r))] * len(group), dtype),
         X=_in_lanes([coordinates[config.init] for config in group], dtype),
-        rates=_in_lanes([_rates(config) for config in group], dtype),
+        rates=_in_lanes([row[: structures.IN_LANES, None] for row in hyperparameters(group)], dtype),
     )
 
 
@@ -159,19 +146,6 @@ def _in_lanes(matrices: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
     rows, columns = matrices[0].shape
     stack = np.stack(matrices).astype(dtype).reshape(-1, lane_count(dtype), rows, columns)
     return np.ascontiguousarray(np.moveaxis(stack, 1, 3))
-
-
-def _rates(config: RunConfig) -> np.ndarray:
-    """The rows of `ReducedState.rates`; those of alpha and beta are set by the steps."""
-    column = np.zeros((7, 1))
-    column[[structures.MU_P, structures.MU_B, structures.TAU, structures.KEEP, structures.ETA], 0] = (
-        config.mom_pred,
-        config.mom_enc,
-        config.tau,
-        1.0 - config.tau,
-        config.weight_decay,
-    )
-    return column
 
 
 def reduced_scratch(config: RunConfig, key: MomentsKey) -> structures.ReducedScratch:

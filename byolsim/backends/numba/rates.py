@@ -6,22 +6,40 @@ import numpy as np
 
 from byolsim.backends.base import DIVERGENCE_BOUND
 from byolsim.backends.numba.linalg import spectral_norm_squared
-from byolsim.backends.numba.structures import CLIP_ENC, CLIP_FLOOR, CLIP_PRED
-from byolsim.jit import kernel
+from byolsim.backends.numba.structures import (
+    ALPHA_T,
+    BETA_T,
+    C_ALPHA,
+    C_BETA,
+    CLIP_ENC,
+    CLIP_FLOOR,
+    CLIP_PRED,
+    ETA,
+    H_FLOOR,
+    H_T,
+    MU_B,
+    MU_P,
+    POWER_ITERS,
+    SQUARE_B,
+    SQUARE_P,
+    TAU,
+    TICKS,
+)  # fmt: skip
+from byolsim.jit import inlined, kernel
 from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
 
 
 @kernel
 def curvature_tick(k, hyper, course, scratch):
     """`schedule.CurvatureEstimate.tick` with the feature covariance in C."""
-    C, S, v, image = scratch.C, course.average[k], course.vector[k], scratch.image
+    now, C, S, v, image = course.now, scratch.C, course.average[k], course.vector[k], scratch.image
     r = v.size
-    course.ticks[k] += 1
+    now[k, TICKS] += 1.0
     for i in range(r):
         for j in range(r):
             S[i, j] = (1.0 - AVERAGE_RATE) * S[i, j] + AVERAGE_RATE * C[i, j]
-    correction = 1.0 / (1.0 - (1.0 - AVERAGE_RATE) ** course.ticks[k])
-    iterations = FIRST_ITERATIONS if course.ticks[k] == 1 else hyper.power_iters[k]
+    correction = 1.0 / (1.0 - (1.0 - AVERAGE_RATE) ** now[k, TICKS])
+    iterations = FIRST_ITERATIONS if now[k, TICKS] == 1.0 else int(hyper[k, POWER_ITERS])
     for iteration in range(iterations + 1):
         square, quotient = 0.0, 0.0
         for i in range(r):
@@ -32,47 +50,47 @@ def curvature_tick(k, hyper, course, scratch):
             square += image[i] * image[i]
             quotient += image[i] * v[i]
         if iteration == iterations:
-            course.H[k] = quotient
+            now[k, H_T] = quotient
         elif square > 0.0:
             inverse = 1.0 / np.sqrt(square)
             for i in range(r):
                 v[i] = image[i] * inverse
-    if course.ticks[k] == 1:
-        course.H_floor[k] = max(FLOOR_FRACTION * course.H[k], FLOOR_MINIMUM)
+    if now[k, TICKS] == 1.0:
+        now[k, H_FLOOR] = max(FLOOR_FRACTION * now[k, H_T], FLOOR_MINIMUM)
 
 
-@kernel
-def set_rates(k, P, world, hyper, course, scratch):
+@inlined
+def set_rates(k, P, lambda_max_x, square, hyper, now, clips):
     """`schedule.AutoRates` at the parameters before the step; fixed rates stay as they are."""
-    scheduled_P, scheduled_B = hyper.c_alpha[k] > 0, hyper.c_beta[k] > 0
+    scheduled_P, scheduled_B = hyper[k, C_ALPHA] > 0, hyper[k, C_BETA] > 0
     if not (scheduled_P or scheduled_B):
         return
-    H = course.H[k]
-    if course.H_floor[k] > H:
-        H = course.H_floor[k]
-        course.clips[k, CLIP_FLOOR] += 1
+    H, eta = now[k, H_T], hyper[k, ETA]
+    if now[k, H_FLOOR] > H:
+        H = now[k, H_FLOOR]
+        clips[k, CLIP_FLOOR] += 1
     if scheduled_P:
-        rate = hyper.c_alpha[k] * hyper.tau[k] / H
-        limit = LIMIT_FRACTION * 2.0 * (1.0 + hyper.mu_P[k]) / (H + hyper.eta[k])
+        rate = hyper[k, C_ALPHA] * hyper[k, TAU] / H
+        limit = LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_P]) / (H + eta)
         if rate > limit:
             rate = limit
-            course.clips[k, CLIP_PRED] += 1
-        course.alpha_t[k] = rate
+            clips[k, CLIP_PRED] += 1
+        now[k, ALPHA_T] = rate
     if scheduled_B:
-        rate = hyper.c_beta[k] * hyper.tau[k] / H
-        top = LIMIT_FRACTION * 2.0 * (1.0 + hyper.mu_B[k])
+        rate = hyper[k, C_BETA] * hyper[k, TAU] / H
+        top = LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_B])
         # ||P||_F >= ||P||_2: below the limit of the cheap norm, the exact one need not be known.
-        if rate * (world.lambda_max_x * course.square_P[k] + hyper.eta[k]) > top:
-            curvature = world.lambda_max_x * spectral_norm_squared(P, scratch.square) + hyper.eta[k]
+        if rate * (lambda_max_x * now[k, SQUARE_P] + eta) > top:
+            curvature = lambda_max_x * spectral_norm_squared(P, square) + eta
             if rate * curvature > top:
                 rate = top / curvature
-                course.clips[k, CLIP_ENC] += 1
-        course.beta_t[k] = rate
+                clips[k, CLIP_ENC] += 1
+        now[k, BETA_T] = rate
 
 
-@kernel
-def check_divergence(k, t, course):
+@inlined
+def check_divergence(k, t, now, diverged):
     """Note the epoch t if a norm of run k exceeds the bound or is not a number."""
     bound = DIVERGENCE_BOUND**2
-    if not (course.square_P[k] <= bound and course.square_B[k] <= bound):
-        course.diverged[k] = t
+    if not (now[k, SQUARE_P] <= bound and now[k, SQUARE_B] <= bound):
+        diverged[k] = t

@@ -23,66 +23,104 @@ from byolsim.backends.numba.lane_linalg import (
 from byolsim.backends.numba.lanes import load, store, zeros
 from byolsim.backends.numba.linalg import householder_lq, safe_scale, sum_squares
 from byolsim.backends.numba.rates import check_divergence, curvature_tick, set_rates
-from byolsim.backends.numba.structures import ALPHA, BETA, ETA, KEEP, MU_B, MU_P, TAU
-from byolsim.jit import kernel
+from byolsim.backends.numba.structures import (
+    ALPHA,
+    ALPHA_T,
+    AUTO_EVERY,
+    BETA,
+    BETA_T,
+    C_BETA,
+    ENC_EVERY,
+    ETA,
+    H_FLOOR,
+    H_T,
+    KEEP,
+    LOSS,
+    MU_B,
+    MU_P,
+    PRED_EVERY,
+    SQUARE_B,
+    SQUARE_P,
+    TAU,
+)  # fmt: skip
+from byolsim.jit import inlined, kernel
+from byolsim.schedule import LIMIT_FRACTION
 
 
 @kernel
 def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
     """Steps on the rows lo..hi-1 of a block of `streams.moment_blocks`; row s is step first + s."""
-    lanes = scratch.lanes
+    lanes, r = scratch.lanes, world.L_x.shape[0]
+    now, diverged, clips, values, square = course.now, course.diverged, course.clips, scratch.values, scratch.square
+    auto_every, pred_every, enc_every = int(hyper[0, AUTO_EVERY]), int(hyper[0, PRED_EVERY]), int(hyper[0, ENC_EVERY])
     for s in range(lo, hi):
         _share(draws[s], world, scratch)
         t = first + s
+        tick, pred_steps, enc_steps = (t - 1) % auto_every == 0, t % pred_every == 0, t % enc_every == 0
         for p in range(state.P.shape[0]):
-            runs = range(p * lanes, (p + 1) * lanes)
+            start = p * lanes
             alive = False
-            for k in runs:
-                alive |= course.diverged[k] < 0
+            for lane in range(lanes):
+                alive |= diverged[start + lane] < 0
             if not alive:
                 continue
-            P, X = state.P[p], state.X[p]
+            P, X, rates = state.P[p], state.X[p], state.rates[p]
             _residual(P, X, world, scratch)
             if want_loss and s == hi - 1:
-                store(scratch.values, 0, 0, 0.5 * lane_sum_squares(scratch.E, 0, scratch.E.shape[1]))
-                for k in runs:
-                    course.loss[k] = scratch.values[0, 0, k - p * lanes]
-            tick = (t - 1) % hyper.auto_every[0] == 0
+                store(values, 0, 0, 0.5 * lane_sum_squares(scratch.E, 0, scratch.E.shape[1]))
+                for lane in range(lanes):
+                    now[start + lane, LOSS] = values[0, 0, lane]
             if tick:
-                _feature_covariance(scratch)
-            for k in runs:
-                if course.diverged[k] < 0:
-                    if tick:
-                        for i in range(P.shape[0]):
-                            for j in range(P.shape[0]):
-                                scratch.C[i, j] = scratch.gram[i, j, k - p * lanes]
-                        curvature_tick(k, hyper, course, scratch)
-                    set_rates(k, _lane(P, k - p * lanes, scratch), world, hyper, course, scratch)
-                state.rates[p, ALPHA, 0, k - p * lanes] = course.alpha_t[k]
-                state.rates[p, BETA, 0, k - p * lanes] = course.beta_t[k]
+                _ticks(start, hyper, course, scratch)
+            for lane in range(lanes):
+                k = start + lane
+                if diverged[k] < 0:
+                    if _beta_may_be_cut(k, world.lambda_max_x, hyper, now):
+                        _copy_lane(P, lane, scratch.P)
+                    set_rates(k, scratch.P, world.lambda_max_x, square, hyper, now, clips)
+                rates[ALPHA, 0, lane] = now[k, ALPHA_T]
+                rates[BETA, 0, lane] = now[k, BETA_T]
             _gradients(P, X, world, scratch)
-            pred_steps, enc_steps = t % hyper.pred_every[0] == 0, t % hyper.enc_every[0] == 0
             if pred_steps:
-                store(scratch.values, 0, 0, _predictor_step(P, state.V_P[p], state.rates[p], scratch))
-            _encoder_step(X, state.rates[p], enc_steps, scratch)
-            for k in runs:
-                if course.diverged[k] < 0:
+                store(values, 0, 0, _predictor_step(P, state.V_P[p], scratch.grad_P, rates))
+            store(values, 1, 0, _encoder_step(X, scratch.grad_B, rates, enc_steps))
+            for lane in range(lanes):
+                k = start + lane
+                if diverged[k] < 0:
                     if pred_steps:
-                        course.square_P[k] = scratch.values[0, 0, k - p * lanes]
+                        now[k, SQUARE_P] = values[0, 0, lane]
                     if enc_steps:
-                        course.square_B[k] = scratch.values[1, 0, k - p * lanes]
-                    check_divergence(k, t, course)
+                        now[k, SQUARE_B] = values[1, 0, lane]
+                    check_divergence(k, t, now, diverged)
             if enc_steps:
-                lane_lq(X, P.shape[0], X.shape[1])
+                lane_lq(X, r, 5 * r)
 
 
 @kernel
-def _lane(P, lane, scratch):
-    """The predictor of one run, which only the exact bound of beta reads."""
-    for i in range(P.shape[0]):
-        for j in range(P.shape[0]):
-            scratch.P[i, j] = P[i, j, lane]
-    return scratch.P
+def _ticks(start, hyper, course, scratch):
+    """The curvature estimate of each run of a pack."""
+    _feature_covariance(scratch)
+    for lane in range(scratch.lanes):
+        if course.diverged[start + lane] < 0:
+            _copy_lane(scratch.gram, lane, scratch.C)
+            curvature_tick(start + lane, hyper, course, scratch)
+
+
+@inlined
+def _beta_may_be_cut(k, lambda_max_x, hyper, now):
+    """Whether `set_rates` will look at the predictor itself; a lane of it is then to be copied."""
+    if not hyper[k, C_BETA] > 0:
+        return False
+    rate = hyper[k, C_BETA] * hyper[k, TAU] / max(now[k, H_T], now[k, H_FLOOR])
+    return rate * (lambda_max_x * now[k, SQUARE_P] + hyper[k, ETA]) > LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_B])
+
+
+@kernel
+def _copy_lane(M, lane, out):
+    """One run's matrix."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = M[i, j, lane]
 
 
 @kernel
@@ -160,14 +198,14 @@ def _gradients(P, X, world, scratch):
 
 
 @kernel
-def _predictor_step(P, V, rates, scratch):
+def _predictor_step(P, V, gradient, rates):
     """Heavy ball on P; the new squared norm of each lane."""
     alpha, mu, eta = load(rates, ALPHA, 0), load(rates, MU_P, 0), load(rates, ETA, 0)
     square = zeros(P)
     for i in range(P.shape[0]):
         for j in range(P.shape[1]):
             old = load(P, i, j)
-            v = mu * load(V, i, j) + (load(scratch.grad_P, i, j) + eta * old)
+            v = mu * load(V, i, j) + (load(gradient, i, j) + eta * old)
             store(V, i, j, v)
             new = old - alpha * v
             store(P, i, j, new)
@@ -176,9 +214,9 @@ def _predictor_step(P, V, rates, scratch):
 
 
 @kernel
-def _encoder_step(X, rates, enc_steps, scratch):
-    """Heavy ball on B_o where it moves, and the EMA; its squared norm into values."""
-    r, columns = scratch.grad_B.shape[0], X.shape[1]
+def _encoder_step(X, gradient, rates, enc_steps):
+    """Heavy ball on B_o where it moves, and the EMA; the new squared norm of B_o of each lane where it moves."""
+    r, columns = gradient.shape[0], X.shape[1]
     beta, mu, eta = load(rates, BETA, 0), load(rates, MU_B, 0), load(rates, ETA, 0)
     tau, keep = load(rates, TAU, 0), load(rates, KEEP, 0)
     square = zeros(X)
@@ -186,13 +224,13 @@ def _encoder_step(X, rates, enc_steps, scratch):
         for j in range(columns):
             new = load(X, i, j)
             if enc_steps:
-                v = mu * load(X, r + i, j) + (load(scratch.grad_B, i, j) + eta * new)
+                v = mu * load(X, r + i, j) + (load(gradient, i, j) + eta * new)
                 store(X, r + i, j, v)
                 new = new - beta * v
                 store(X, i, j, new)
                 square = square + new * new
             store(X, 2 * r + i, j, keep * load(X, 2 * r + i, j) + tau * new)
-    store(scratch.values, 1, 0, square)
+    return square
 
 
 @kernel
@@ -218,7 +256,7 @@ def reduced_snapshot(row, world, state, course, scratch, log):
         householder_lq(scratch.outside, log.L_t[k, row], scratch.reflections)
         divisor = safe_scale(scratch.gap)
         log.gap[k, row] = divisor * np.sqrt(np.float64(sum_squares(scratch.gap)))
-        log.loss[k, row] = course.loss[k]
-        log.Hmax[k, row] = course.H[k]
-        log.lr_pred_t[k, row] = course.alpha_t[k]
-        log.lr_enc_t[k, row] = course.beta_t[k]
+        log.loss[k, row] = course.now[k, LOSS]
+        log.Hmax[k, row] = course.now[k, H_T]
+        log.lr_pred_t[k, row] = course.now[k, ALPHA_T]
+        log.lr_enc_t[k, row] = course.now[k, BETA_T]

@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 CLIP_PRED, CLIP_ENC, CLIP_FLOOR = 0, 1, 2
 """Columns of `Course.clips`."""
 
-ALPHA, BETA, MU_P, MU_B, TAU, KEEP, ETA = range(7)
-"""Rows of `ReducedState.rates`; KEEP is 1 - tau."""
+ALPHA, BETA, MU_P, MU_B, TAU, KEEP, ETA, C_ALPHA, C_BETA, PRED_EVERY, ENC_EVERY, POWER_ITERS, AUTO_EVERY = range(13)
+"""Columns of the hyperparameters (K, 13) of the runs: KEEP is 1 - tau; a rate that follows the schedule is NaN, and a
+constant that is 0 turns it off. One plain array: to read a field of a tuple costs a kernel more than to use it."""
+
+IN_LANES = ETA + 1
+"""Of these the first are needed in lanes."""
+
+H_T, H_FLOOR, TICKS, ALPHA_T, BETA_T, LOSS, SQUARE_P, SQUARE_B = range(8)
+"""Columns of `Course.now`: the curvature estimate, its floor and updates so far, the rates in force, the loss of the
+last step that reported one, and the squared Frobenius norms of P and B_o."""
 
 # Arrays of the dtype that the run trains in, float64 or float32.
 Real = NDArray[np.floating]
@@ -28,23 +36,6 @@ class WorldArrays(NamedTuple):
     lambda_max_x: float
 
 
-class Hyper(NamedTuple):
-    """Hyperparameters of each run, (K,). A rate that follows the schedule is NaN; a constant that is 0 turns it off."""
-
-    alpha: NDArray[np.float64]
-    beta: NDArray[np.float64]
-    c_alpha: NDArray[np.float64]
-    c_beta: NDArray[np.float64]
-    mu_P: NDArray[np.float64]
-    mu_B: NDArray[np.float64]
-    tau: NDArray[np.float64]
-    eta: NDArray[np.float64]
-    pred_every: NDArray[np.int64]
-    enc_every: NDArray[np.int64]
-    power_iters: NDArray[np.int64]
-    auto_every: NDArray[np.int64]
-
-
 class State(NamedTuple):
     """Parameters and momentum buffers of each run."""
 
@@ -56,19 +47,12 @@ class State(NamedTuple):
 
 
 class Course(NamedTuple):
-    """Curvature estimate, rates, loss and counters of each run, (K,) where nothing else is said."""
+    """Curvature estimate, rates, loss and counters of each run."""
 
+    now: NDArray[np.float64]  # (K, 8)
     average: NDArray[np.float64]  # (K, r, r) moving average of the feature covariance
     vector: NDArray[np.float64]  # (K, r) of the power iteration
-    H: NDArray[np.float64]
-    H_floor: NDArray[np.float64]
-    ticks: NDArray[np.int64]
-    alpha_t: NDArray[np.float64]
-    beta_t: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    square_P: NDArray[np.float64]  # ||P||_F^2
-    square_B: NDArray[np.float64]
-    diverged: NDArray[np.int64]  # epoch of divergence, or -1
+    diverged: NDArray[np.int64]  # (K,) epoch of divergence, or -1
     clips: NDArray[np.int64]  # (K, 3)
 
 
@@ -149,7 +133,7 @@ class ReducedState(NamedTuple):
     P: Real  # (packs, r, r, lanes)
     V_P: Real
     X: Real  # (packs, 3r, 5r, lanes)
-    rates: Real  # (packs, 7, 1, lanes)
+    rates: Real  # (packs, IN_LANES, 1, lanes), the first columns of the hyperparameters, with the rates in force
 
 
 class ReducedScratch(NamedTuple):
