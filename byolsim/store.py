@@ -67,14 +67,25 @@ def run_path(out_dir: str | Path, config: RunConfig, run_name: str | None = None
     """
     if run_name is None:
         return Path(out_dir) / file_name(config)
-    bad = set('/\\:*?"<>|') & set(run_name)
-    if bad or run_name.startswith((".", "-")) or not run_name.isprintable() or run_name != run_name.strip():
+    if not _is_plain(run_name.removesuffix(SUFFIX)):
         raise UserError(
-            f"run_name {run_name!r} is not allowed: must be a plain file name, with no folder, leading dot or dash"
+            f"run_name {run_name!r} is not allowed: must be a plain file name, with no folder, leading dot, dash or "
+            "underscore, and none that Windows keeps for devices"
         )
     if len(run_name.encode()) > 200:
         raise UserError(f"run_name {run_name[:20]!r}... is not allowed: must be at most 200 bytes long")
     return Path(out_dir) / (run_name.removesuffix(SUFFIX) + SUFFIX)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a visible file on every system; `con.txt` is a device on Windows."""
+    if not name or not name.isprintable() or name != name.strip() or name.startswith((".", "-", "_")):
+        return False
+    return not set('/\\:*?"<>|') & set(name) and name.split(".")[0].strip().upper() not in _DEVICES
+
+
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_DEVICES |= {f"{port}{digit}" for port in ("COM", "LPT") for digit in "0123456789¹²³"}
 
 
 def save(record: RunRecord, path: Path) -> Path:

@@ -25,6 +25,9 @@ _COMMANDS = {
 }
 
 
+LONGEST_LINE = 1600
+"""Characters of an error that are shown: a value from a file can be of any length."""
+
 INTERRUPTED = "interrupted; finished runs are kept, and the same command computes what is missing"
 
 
@@ -94,5 +97,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _stop(message: str, code: int) -> NoReturn:
     line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    # in escapes what a terminal cannot show, or would obey
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     print(f"byolsim: {line}", file=sys.stderr)
     sys.exit(code)
