@@ -1,10 +1,10 @@
-"""Seconds and peak memory of reading a large runs folder: `figs` (loading, and all of it), `ls` and `export`.
+"""Seconds and peak memory of reading a large runs folder: loading for `figs`, all of `figs`, `ls` and `export`.
 
     python benchmarks/folder.py [--runs 10000] [--rows 200] [--folder FOLDER]
 
 Makes the folder first, unless it is there: the runs of one sweep with made-up smooth metrics, each file the bytes that
 a real run's would have (without the flush to disk, which is the disk's time). Each action is a process of its own, so
-that its peak memory (resident set) is its own; the files are in the system's cache by then.
+that its processor seconds and its peak memory (resident set) are its own; the files are in the cache by then.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ def act(action: str, folder: Path, rows: int, scratch: Path) -> None:
     byolsim([action, "--runs_dir", str(folder), *options[action]])
 
 
-def measure(action: str, arguments: list[str]) -> tuple[float, float]:
-    """Seconds, start of the interpreter included, and peak MiB of an action in a fresh process."""
+def measure(action: str, arguments: list[str]) -> tuple[float, float, float]:
+    """Seconds, start of the interpreter included, processor seconds and peak MiB of an action in a fresh process."""
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, __file__, *arguments, "--action", action], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{action} ended with exit code {child.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -95,10 +95,10 @@ def main() -> None:
             make(folder, given.runs, given.rows)
             print(f"made {given.runs} files of {given.rows} rows in {time.perf_counter() - start:.0f} s")
         arguments = ["--rows", str(given.rows), "--folder", str(folder)]
-        print(f"{'action':>14} {'seconds':>8} {'peak MiB':>9}")
+        print(f"{'action':>14} {'seconds':>8} {'processor':>10} {'peak MiB':>9}")
         for action in ACTIONS:
-            seconds, mib = measure(action, arguments)
-            print(f"{action:>14} {seconds:>8.1f} {mib:>9.0f}")
+            seconds, busy, mib = measure(action, arguments)
+            print(f"{action:>14} {seconds:>8.1f} {busy:>10.1f} {mib:>9.0f}")
 
 
 if __name__ == "__main__":

@@ -5,19 +5,17 @@ Hypothesis draws the same examples on every machine (derandomised), so there are
 
 from __future__ import annotations
 
-import contextlib
-import io
 import string
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import byolsim
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from byolsim import load_runs
-from byolsim.cli import main
 from byolsim.cli.options import fields_by_option
 from byolsim.config import RunConfig, SweepConfig
 from byolsim.errors import UserError
@@ -47,15 +45,6 @@ RESERVED = ["con", "NUL", "aux.parquet", "PRN.x", "com1", "Lpt9.txt", "COM¹", "
 def _in_an_empty_folder(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-
-
-def call(*args: str) -> tuple[int, str, str]:
-    """A command in this process: (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-        main(args)
-    assert isinstance(stop.value.code, int)
-    return stop.value.code, out.getvalue(), err.getvalue()
 
 
 def refused_in_one_line(out: str, err: str) -> bool:
@@ -96,7 +85,7 @@ def test_a_run_name_is_a_file_of_the_folder_or_refused(name):
 @example("x.parquet.parquet")
 def test_a_run_with_any_name_writes_one_readable_file_or_nothing(name):
     before = tree(Path().resolve().parent)
-    code, out, err = call("run", *TINY, "--force", f"--run_name={name}")
+    code, out, err = byolsim("run", *TINY, "--force", f"--run_name={name}")
     new = tree(Path().resolve().parent) - before
     if code == 2:
         assert refused_in_one_line(out, err)
@@ -162,7 +151,7 @@ def check(command: str, content: bytes, folder: Path) -> None:
     file.write_bytes(content)
     dry = ["--dry_run"] if command in ("run", "sweep") else []
     before = tree(folder)
-    code, out, err = call(command, "--config", str(file), *dry)
+    code, out, err = byolsim(command, "--config", str(file), *dry)
     assert code in (0, 2), (code, err)
     if code == 2:
         assert refused_in_one_line(out, err), err
@@ -208,5 +197,5 @@ def test_any_bytes_as_a_config(command, data):
 def test_any_where_is_refused_in_one_line(text):
     """There is no runs folder: what can be parsed is refused later, in one line too."""
     for command in ("ls", "export"):
-        code, out, err = call(command, f"--where={text}")
+        code, out, err = byolsim(command, f"--where={text}")
         assert code == 2 and refused_in_one_line(out, err), err
