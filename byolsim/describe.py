@@ -12,6 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+_LONGEST = 240
+"""Characters of a value that an error line shows."""
+
 _NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -105,6 +108,15 @@ def _one_line(detail: ErrorDetails, models: tuple[type[BaseModel], ...], label: 
         return f"{label(name)}: {message}"
     given = detail["input"]
     is_text = isinstance(given, str) and detail["type"] in ("int_type", "float_type", "bool_type")
-    shown = f"{given!r} (text)" if is_text else repr(given)
+    shown = f"{_shown(given)} (text)" if is_text else _shown(given)
     why = f" ({message})" if detail["type"] in ("value_error", "string_unicode") else ""
     return f"{label(option_name(name, field) or name)} = {shown} is not allowed{why}: must be {allowed(field)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, its middle left out where that is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number too long to show"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"

@@ -17,3 +17,8 @@ def show_warnings_as_lines() -> None:
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> None:
     print(f"byolsim: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text that stands on one line of any terminal; a name that could not is shown with escapes."""
+    return text if text.isprintable() else ascii(text)[1:-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -45,3 +45,35 @@ class FigsConfig(Frozen):
         default=False, description="take each run's last finite value at or before the epoch, not that row alone"
     )
     out: str = Field(default="figs", min_length=1, description="folder of the pictures")
+
+
+class _Stored(Frozen):
+    """Which stored runs a command looks at."""
+
+    runs_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
+    where: str | None = Field(
+        default=None,
+        description="which runs: comparisons of hyperparameters, status or reached (the last epoch), joined by 'and' "
+        "or by repeating the option",
+        json_schema_extra={"allowed": "comparisons like tau<1e-2, with < <= > >= == = !="},
+    )
+
+
+class LsConfig(_Stored):
+    """Which runs are listed, and how."""
+
+    format: Literal["table", "csv", "json"] = Field(
+        default="table", description="a table, or every hyperparameter as CSV or JSON"
+    )
+
+
+class ExportConfig(_Stored):
+    """Which runs go to one file."""
+
+    to: str = Field(
+        default="runs.parquet",
+        min_length=1,
+        description="the file to write, outside runs_dir",
+        json_schema_extra={"allowed": "a name that ends in .parquet or .csv"},
+    )
+    force: bool = Field(default=False, description="replace the file if it is there")

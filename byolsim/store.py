@@ -6,34 +6,29 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import secrets
 import time
-import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from byolsim import __version__
-from byolsim.config import NUMERICS_VERSION, SCHEMA_VERSION, RunConfig
-from byolsim.describe import field_type
+from byolsim.config import SCHEMA_VERSION, RunConfig
 from byolsim.errors import UserError
-from byolsim.metrics import METRICS
+from byolsim.layout import CHECKSUM_KEY, METADATA_KEY, encode, schema
 from byolsim.record import RunRecord
+from byolsim.seal import Seal, read_seal
 
 SUFFIX = ".parquet"
 TEMPORARY = ".byolsim-"
 """How the names of temporary files begin: no other program's file is ever taken for one."""
 
 STALE_S = 3600.0
-METADATA_KEY = b"byolsim"
-CHECKSUM_KEY = b"byolsim.sha256"
-"""Parquet's page checksums cover the rows; this one covers the metadata."""
+_DAMAGE = (OSError, pa.ArrowException, ValueError, OverflowError)
+"""What reading a damaged file can raise."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +42,6 @@ class RunInfo:
     diverged_epoch: int | None
     rows: int
     details: Mapping[str, Any]
-
-
-def schema() -> pa.Schema:
-    """The explicit schema of a run's file: identity, epoch, metrics, then every hyperparameter."""
-    fields = [("run_id", pa.string(), False), ("status", pa.string(), False), ("epoch", pa.int64(), False)]
-    fields += [(name, pa.float64(), True) for name in METRICS]
-    for name, field in RunConfig.model_fields.items():
-        bare = field_type(field)[0]
-        kind = pa.string() if typing.get_origin(bare) is typing.Literal else _ARROW[bare]
-        fields.append((name, kind, True))
-    fields.append(("ema_m", pa.float64(), False))
-    return pa.schema([pa.field(name, kind, nullable) for name, kind, nullable in fields])
-
-
-_ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 
 
 def file_name(config: RunConfig) -> str:
@@ -87,14 +67,25 @@ def run_path(out_dir: str | Path, config: RunConfig, run_name: str | None = None
     """
     if run_name is None:
         return Path(out_dir) / file_name(config)
-    bad = set('/\\:*?"<>|') & set(run_name)
-    if bad or run_name.startswith((".", "-")) or not run_name.isprintable() or run_name != run_name.strip():
+    if not _is_plain(run_name.removesuffix(SUFFIX)):
         raise UserError(
-            f"run_name {run_name!r} is not allowed: must be a plain file name, with no folder, leading dot or dash"
+            f"run_name {run_name!r} is not allowed: must be a plain file name, with no folder, leading dot, dash or "
+            "underscore, and none that Windows keeps for devices"
         )
     if len(run_name.encode()) > 200:
         raise UserError(f"run_name {run_name[:20]!r}... is not allowed: must be at most 200 bytes long")
     return Path(out_dir) / (run_name.removesuffix(SUFFIX) + SUFFIX)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a visible file on every system; `con.txt` is a device on Windows."""
+    if not name or not name.isprintable() or name != name.strip() or name.startswith((".", "-", "_")):
+        return False
+    return not set('/\\:*?"<>|') & set(name) and name.split(".")[0].strip().upper() not in _DEVICES
+
+
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_DEVICES |= {f"{port}{digit}" for port in ("COM", "LPT") for digit in "0123456789¹²³"}
 
 
 def save(record: RunRecord, path: Path) -> Path:
@@ -105,16 +96,19 @@ def save(record: RunRecord, path: Path) -> Path:
     UserError
         If the folder cannot be written or the disk is full; no partial file is left.
     """
-    try:
-        sink = pa.BufferOutputStream()
-        pq.write_table(_table(record), sink, write_page_checksum=True, compression="zstd")
-    except pa.ArrowException as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    return write_whole(path, sink.getvalue())
+    return write_whole(path, encode(record))
 
 
-def write_whole(path: Path, data: bytes | pa.Buffer) -> Path:
-    """Write a file that appears complete or not at all: temporary name, flush to disk, rename; folders are made.
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write a file that appears complete or not at all; `UserError` as `whole_file`."""
+    with whole_file(path) as file:
+        file.write(data)
+    return path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that appears complete or not at all: temporary name, flush to disk, rename; folders are made.
 
     Raises
     ------
@@ -125,7 +119,7 @@ def write_whole(path: Path, data: bytes | pa.Buffer) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -135,7 +129,6 @@ def write_whole(path: Path, data: bytes | pa.Buffer) -> Path:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    return path
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -157,71 +150,69 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _table(record: RunRecord) -> pa.Table:
-    rows, config = len(record.epochs), record.config
-    values: dict[str, Any] = {
-        "run_id": [config.run_id] * rows,
-        "status": [record.status] * rows,
-        "epoch": record.epochs,
-        "ema_m": [config.ema_m] * rows,
-    }
-    values |= {name: pa.array(record.columns[name], from_pandas=True) for name in METRICS}
-    values |= {name: [value] * rows for name, value in config.model_dump().items()}
-    details = json.dumps(_details(record), sort_keys=True).encode()
-    form = schema().with_metadata({METADATA_KEY: details, CHECKSUM_KEY: hashlib.sha256(details).hexdigest()})
-    return pa.table({name: values[name] for name in form.names}, schema=form)
-
-
-def _details(record: RunRecord) -> dict[str, Any]:
-    config = record.config
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "numerics_version": NUMERICS_VERSION,
-        "run_id": config.run_id,
-        "config": config.model_dump(),
-        "status": record.status,
-        "diverged_epoch": record.diverged_epoch,
-        "clips": asdict(record.clips),
-        "wall_s": record.wall_s,
-        "backend": config.backend,
-        "device": config.device,
-        "encoder_metrics": "exact"
-        if config.enc == "linear" and config.pred == "linear"
-        else "best linear fit, sampled",
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"byolsim": __version__, "python": platform.python_version()}
-    for name in ("numpy", "torch", "numba", "scipy", "pyarrow"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def read_info(path: Path) -> RunInfo:
-    """Read what a file says of its run, without its rows.
+def read_info(path: Path, *, whole: bool = False) -> RunInfo:
+    """Read what a file says of its run, without its rows; with `whole`, make sure that every byte is intact.
 
     Raises
     ------
     UserError
-        If the file is truncated, foreign, of another schema version or not as long as it says.
+        If the file is truncated, foreign, damaged or of another schema version.
     """
-    with open_file(path) as file:
-        return _info(path, file)
+    with _opened(path) as run:
+        if whole:
+            _check_rows(run)
+        return run.info
 
 
-def open_file(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file with page checksums verified on every read; `UserError` if it is none."""
+def read_columns(path: Path, columns: Sequence[str]) -> tuple[RunInfo, pa.Table]:
+    """A file's info and the named columns of its rows, checksums verified; `UserError` as `read_info`."""
+    with _opened(path) as run:
+        try:
+            return run.info, run.file.read(columns=list(columns), use_threads=False)
+        except _DAMAGE as error:
+            raise UserError(f"{path}: damaged rows ({_first_line(error)})") from error
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open file of a run whose footer and metadata are intact."""
+
+    info: RunInfo
+    file: pq.ParquetFile
+    source: pa.NativeFile
+    seal: Seal | None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[_Opened]:
+    """Open a run's file, with page checksums verified on every read; `UserError` if it is none."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if not path.is_file():  # a pipe of that name would wait for its writer for ever
+                raise UserError(f"{path}: not a complete Parquet file (not a file)")
+            source = stack.enter_context(pa.OSFile(os.fsencode(path)))
+            seal = read_seal(source.size(), source.read_at)
+            file = stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False))
+            form, rows = file.schema_arrow, file.metadata.num_rows
+        except _DAMAGE as error:
+            raise UserError(f"{path}: not a complete Parquet file ({_first_line(error)})") from error
+        yield _Opened(_info(path, form, rows), file, source, seal)
+
+
+def _check_rows(run: _Opened) -> None:
+    """Read every byte of the rows; a file without a seal, written by another program, is decoded instead."""
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a complete Parquet file ({_first_line(error)})") from error
+        if run.seal is None:
+            for group in range(run.file.num_row_groups):
+                run.file.read_row_group(group, use_threads=False)
+        elif not run.seal.holds(run.source.read_at):
+            raise ValueError("checksum of the pages")
+    except _DAMAGE as error:
+        raise UserError(f"{run.info.path}: damaged rows ({_first_line(error)})") from error
 
 
-def _info(path: Path, file: pq.ParquetFile) -> RunInfo:
-    metadata = file.schema_arrow.metadata or {}
+def _info(path: Path, form: pa.Schema, rows: int) -> RunInfo:
+    metadata = form.metadata or {}
     text = metadata.get(METADATA_KEY)
     if text is None:
         raise UserError(f"{path}: not a byolsim file")
@@ -231,36 +222,25 @@ def _info(path: Path, file: pq.ParquetFile) -> RunInfo:
         details = json.loads(text)
         if details["schema_version"] != SCHEMA_VERSION:
             raise UserError(f"{path}: schema version {details['schema_version']}, not {SCHEMA_VERSION}")
-        if file.schema_arrow.remove_metadata() != schema():
+        if form != schema():
             raise UserError(f"{path}: damaged or foreign columns")
-        config = RunConfig(**details["config"])
         return RunInfo(
             path=path,
             run_id=details["run_id"],
-            config=config,
+            config=RunConfig(**details["config"]),
             status=details["status"],
             diverged_epoch=details["diverged_epoch"],
-            rows=file.metadata.num_rows,
+            rows=rows,
             details=details,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged metadata ({_first_line(error)})") from error
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> tuple[RunInfo, pa.Table]:
-    """A file's info and the named columns of its rows, checksums verified; `UserError` as `read_info`."""
-    with open_file(path) as file:
-        info = _info(path, file)
-        try:
-            return info, file.read(columns=list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: damaged rows ({_first_line(error)})") from error
-
-
 def is_complete(path: Path, config: RunConfig) -> bool:
-    """Whether the complete file of this very configuration is there, every row of it intact."""
+    """Whether the complete file of this very configuration is there, every byte of it intact."""
     try:
-        return exists(path) and read_columns(path, schema().names)[0].run_id == config.run_id
+        return exists(path) and read_info(path, whole=True).run_id == config.run_id
     except UserError:
         return False
 
@@ -286,6 +266,20 @@ def failure_path(out_dir: str | Path, config: RunConfig) -> Path:
     In a folder of its own, whose leading underscore hides it from readers of the whole runs folder.
     """
     return Path(out_dir) / "_failed" / f"{config.run_id}.failed.json"
+
+
+def failed_files(out_dir: Path) -> list[Path]:
+    """The recorded failures of a folder, sorted by name; none where they cannot be listed."""
+    return sorted(out_dir.glob("_failed/*.failed.json"))
+
+
+def read_failure(path: Path) -> tuple[str, RunConfig, str]:
+    """Id, configuration and reason of a failed run; `UserError` if the file is not what `save_failure` writes."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return str(content["run_id"]), RunConfig(**content["config"]), " ".join(str(content["reason"]).split())
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a record of a failed run ({_first_line(error)})") from error
 
 
 def save_failure(out_dir: str | Path, config: RunConfig, reason: str) -> None:

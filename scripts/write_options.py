@@ -10,12 +10,14 @@ from byolsim.cli.options import default_text, fields_by_option
 from byolsim.config import RunConfig, SweepConfig
 from byolsim.describe import allowed
 from byolsim.metrics import METRICS
-from byolsim.output import FigsConfig, RunOutput, SweepOutput
+from byolsim.output import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
 
 SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "run": (RunConfig, RunOutput),
     "sweep": (SweepConfig, SweepOutput),
     "figs": (FigsConfig,),
+    "ls": (LsConfig,),
+    "export": (ExportConfig,),
 }
 INTRODUCTION = """# Options and columns
 

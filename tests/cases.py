@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +15,12 @@ import pytest
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import LogBlock
+from byolsim.cli import main
 from byolsim.config import RunConfig
-from byolsim.record import RunRecord
+from byolsim.metrics import METRICS
+from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
+from byolsim.store import run_path, save
 from byolsim.world import World
 
 Array = np.ndarray
@@ -46,6 +53,40 @@ def one_run(config: RunConfig) -> RunRecord:
     """Run a single configuration, a group of one."""
     (record,) = simulate_runs([config])
     return record
+
+
+def made_up(diverged: int | None = None, rows: int = 3, **fields: Any) -> RunRecord:
+    """A run of a sweep that nobody computed, with rows at epochs 0, 10, 20."""
+    rates = {"lr_pred": 1e-3, "lr_enc": 1e-3, "lr_enc_mode": "same", "tau": 1e-2, "seed": 1, "epochs": 20}
+    columns = {name: np.arange(rows) + 10.0 * k for k, name in enumerate(METRICS)}
+    status = "completed" if diverged is None else "diverged"
+    config = RunConfig(**(rates | fields))
+    return RunRecord(config, 10 * np.arange(rows), columns, status, diverged, ClipCounts(0, 0, 0), 0.5)
+
+
+def store_made_up(folder: Path, **fields: Any) -> Path:
+    """The file of such a run."""
+    record = made_up(**fields)
+    return save(record, run_path(folder, record.config))
+
+
+def four_runs(folder: Path) -> Path:
+    """A folder of 11 rows: three runs of a sweep, one of them diverged, and a single one whose rates are auto."""
+    store_made_up(folder, tau=1e-2, seed=2)
+    store_made_up(folder, tau=1e-3, seed=1)
+    store_made_up(folder, tau=1e-1, seed=1, diverged=15, rows=2)
+    store_made_up(folder, lr_enc_mode=None, lr_pred=None, lr_enc=None, auto_alpha_c=0.4, auto_beta_c=0.4)
+    return folder
+
+
+def byolsim(*args: str) -> tuple[int, str, str]:
+    """A command line in this process, one text or its words: (exit code, standard output, standard error)."""
+    words = shlex.split(args[0]) if len(args) == 1 else args
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
+        main(words)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code, out.getvalue(), err.getvalue()
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ MISTAKES = {
     "run --log_wandb maybe": "--log_wandb = 'maybe' (text) is not allowed: must be true or false",
     "run --d_obs 5": "d_obs = 5 is less than d_latent = 10: must be d_obs >= d_latent",
     "run --run_name ../x": "run_name '../x' is not allowed: must be a plain file name, "
-    "with no folder, leading dot or dash",
+    "with no folder, leading dot, dash or underscore, and none that Windows keeps for devices",
     "run --run_name ''": "--run_name = '' is not allowed: must be text that is not empty",
     "run --latent_spectrum cubic:1": "--latent_spectrum = 'cubic:1' is not allowed (unknown kind of spectrum): "
     "must be geometric:LO:HI, linear:LO:HI, flat:V or d_latent numbers > 0",

@@ -17,7 +17,14 @@ MODULES = sorted(
 HOMES = {
     "numba": ("byolsim.jit", "byolsim.normals", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
-    "pyarrow": ("byolsim.store", "byolsim.launch", "byolsim.processes", "byolsim.analysis", "byolsim.cli"),
+    "pyarrow": (
+        "byolsim.store",
+        "byolsim.layout",
+        "byolsim.launch",
+        "byolsim.processes",
+        "byolsim.analysis",
+        "byolsim.cli",
+    ),
     "matplotlib": ("byolsim.analysis", "byolsim.cli"),
     "click": ("byolsim.cli",),
     "rich": (),
@@ -36,8 +43,9 @@ CORE = (
     "order",
     "metrics",
     "record",
+    "seal",
 )
-OUTER = ("byolsim.store", "byolsim.analysis", "byolsim.cli", "byolsim.launch", "byolsim.processes")
+OUTER = ("byolsim.store", "byolsim.layout", "byolsim.analysis", "byolsim.cli", "byolsim.launch", "byolsim.processes")
 
 
 def loaded_by(module):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from byolsim.errors import UserError
-from byolsim.store import SUFFIX, RunInfo, read_columns, schema
+from byolsim.errors import UserError, printable
+from byolsim.layout import schema
+from byolsim.store import SUFFIX, RunInfo, read_columns
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,22 +53,34 @@ def each_run(runs_dir: str | Path, columns: Sequence[str], skipped: list[str]) -
     UserError
         As `read_folder`, once the last file has been seen.
     """
+    none = True
+    for found in each_file(runs_dir, skipped, lambda path: read_columns(path, columns)):
+        none = False
+        yield found
+    if none:
+        raise no_run(runs_dir, skipped)
+
+
+def each_file(
+    runs_dir: str | Path, skipped: list[str], read: Callable[[Path], tuple[RunInfo, T]]
+) -> Iterator[tuple[RunInfo, T]]:
+    """What `read` gives of each run file in the order of their names, each id once; bad files go to `skipped`."""
     seen: set[str] = set()
     for path in _files(runs_dir):
         try:
-            info, table = read_columns(path, columns)
+            info, content = read(path)
         except UserError as error:
-            skipped.append(str(error))
+            skipped.append(printable(str(error)))
             continue
-        missing = [name for name in columns if name not in table.column_names]
-        if missing:
-            skipped.append(f"{path}: has no column {missing[0]!r}")
-        elif info.run_id not in seen:
+        if info.run_id not in seen:
             seen.add(info.run_id)
-            yield info, table
-    if not seen:
-        bad = f" ({len(skipped)} files could not be read, the first: {skipped[0]})" if skipped else ""
-        raise UserError(f"runs folder {str(runs_dir)!r} holds no run: must hold Parquet files of byolsim{bad}")
+            yield info, content
+
+
+def no_run(runs_dir: str | Path, skipped: Sequence[str]) -> UserError:
+    """The error for a folder without a run that can be used."""
+    bad = f" ({len(skipped)} files could not be read, the first: {skipped[0]})" if skipped else ""
+    return UserError(f"runs folder {str(runs_dir)!r} holds no run: must hold Parquet files of byolsim{bad}")
 
 
 def _files(runs_dir: str | Path) -> Iterator[Path]:

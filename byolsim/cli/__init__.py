@@ -19,9 +19,14 @@ _COMMANDS = {
     "run": "Train one model and store its trajectory.",
     "sweep": "Train a grid of models and store each trajectory.",
     "figs": "Draw heatmaps and slices of a sweep.",
+    "ls": "List stored runs and failures.",
+    "export": "Write the rows of many runs to one file.",
     "all": "Run, then sweep, then figs.",
 }
 
+
+LONGEST_LINE = 1600
+"""Characters of an error that are shown: a value from a file can be of any length."""
 
 INTERRUPTED = "interrupted; finished runs are kept, and the same command computes what is missing"
 
@@ -74,9 +79,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except MemoryError:
         _stop("not enough memory for these shapes: lower batch_size, d_obs or d_latent", 2)
     except OSError as error:
+        closed_early = isinstance(error, BrokenPipeError)  # as `head` does: there is nothing to tell anyone
         # What standard output still holds cannot be written either: let the interpreter drop it at exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if closed_early:
+            sys.exit(1)
         _stop(f"cannot write the output: {error.strerror or error}", 2)
     except (KeyboardInterrupt, click.Abort):
         _stop(INTERRUPTED, 130)
@@ -89,5 +97,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _stop(message: str, code: int) -> NoReturn:
     line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    # in escapes what a terminal cannot show, or would obey
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     print(f"byolsim: {line}", file=sys.stderr)
     sys.exit(code)

@@ -8,6 +8,7 @@ import click
 
 from byolsim.analysis.figures import draw_figures
 from byolsim.cli.options import Given, command_of
+from byolsim.cli.skipped import show_skipped
 from byolsim.output import FigsConfig
 
 
@@ -25,9 +26,6 @@ def command(given: Given) -> int:
 def draw(config: FigsConfig, only: Collection[str] | None = None) -> None:
     """Draw as the command does, and say what was written and what was skipped."""
     paths, skipped = draw_figures(config, only)
-    for line in skipped:
-        click.echo(f"skipped {line}", err=True)
-    if skipped:
-        click.echo(f"{len(skipped)} file{'s' * (len(skipped) > 1)} skipped", err=True)
+    show_skipped(skipped)
     for path in paths:
         click.echo(f"wrote {path}")

@@ -26,6 +26,9 @@ M = TypeVar("M", bound=BaseModel)
 
 _FLAGS = {"force", "dry_run", "use_last_valid"}
 _LIST_TEXT = {"latent_spectrum"}
+_REPEATED = {"where"}
+"""Text that may be given several times, each time with more that must hold."""
+
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -100,7 +103,8 @@ class ListCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Turn the values that follow a list option into repetitions of it, then parse."""
-        lists = {param.opts[0] for param in self.params if isinstance(param, click.Option) and param.multiple}
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        lists = {option.opts[0] for option in options if option.multiple and option.name not in _REPEATED}
         return super().parse_args(ctx, _repeat_lists(args, lists))
 
 
@@ -151,7 +155,9 @@ def _click_option(name: str, field: FieldInfo) -> click.Option:
         text += f"  [{allowed(field)}]" if name not in ("latent_spectrum",) else ""
     default = default_text(name, field)
     text += f"  [default: {default}]" if default else ""
-    return click.Option([f"--{name}"], type=str, metavar=metavar, multiple=_is_list(name, field), help=text)
+    return click.Option(
+        [f"--{name}"], type=str, metavar=metavar, multiple=_is_list(name, field) or name in _REPEATED, help=text
+    )
 
 
 def default_text(name: str, field: FieldInfo) -> str:
@@ -170,6 +176,8 @@ def _typed(field: FieldInfo, name: str, text: Any) -> Any:
     bare, _ = field_type(field)
     if not isinstance(text, (str, tuple)):
         return text
+    if name in _REPEATED:
+        return " and ".join(text)
     if isinstance(text, tuple):
         parts = [part.strip() for one in text for part in one.split(",") if part.strip()]
         if name in _LIST_TEXT:

@@ -1,0 +1,74 @@
+"""`byolsim ls`: what a runs folder holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from byolsim.analysis.listing import Listed, Listing, list_runs, table_columns
+from byolsim.analysis.where import NAMES, RATES, STATUSES
+from byolsim.cli.options import Given, command_of
+from byolsim.cli.skipped import show_skipped
+from byolsim.output import LsConfig
+
+
+@command_of(
+    LsConfig,
+    help="List stored runs and recorded failures, one a line. Every byte of each file is checked on the way.",
+    epilog="The table shows key hyperparameters and all others in which the runs listed differ; auto is a rate of the "
+    "auto schedule, - what does not apply. For a diverged run, reached is the epoch at which it diverged.",
+)
+def command(given: Given) -> int:
+    """Parse, list, show."""
+    config = given.build(LsConfig)
+    listing = list_runs(config)
+    click.echo({"table": _table, "csv": _csv, "json": _json}[config.format](listing.runs), nl=False)
+    show_skipped(listing.skipped)
+    click.echo(_count(listing), err=config.format != "table")
+    return 0
+
+
+def _table(runs: Sequence[Listed]) -> str:
+    """Columns as wide as their widest value, so that a line is never cut."""
+    names = table_columns(runs)
+    lines = [[*names, "file"]]
+    lines += [[*(_cell(name, run.facts[name]) for name in names), _where_from(run)] for run in runs]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "".join(f"{line.rstrip()}\n" for line in padded)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "auto" if name in RATES else "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _where_from(run: Listed) -> str:
+    return f"{run.file}: {run.reason}" if run.reason else run.file
+
+
+def _csv(runs: Sequence[Listed]) -> str:
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, lineterminator="\n")
+    writer.writerow([*NAMES, "file", "reason"])
+    writer.writerows([*(run.facts[name] for name in NAMES), run.file, run.reason] for run in runs)
+    return sheet.getvalue()
+
+
+def _json(runs: Sequence[Listed]) -> str:
+    """One array, one run a line."""
+    lines = [json.dumps({**run.facts, "file": run.file, "reason": run.reason or None}) for run in runs]
+    return "[" + ",\n ".join(lines) + "]\n"
+
+
+def _count(listing: Listing) -> str:
+    shown, total = len(listing.runs), listing.total
+    counts = [f"{n} {status}" for status in STATUSES if (n := listing.count(status))]
+    of = "" if shown == total else f" of {total}"
+    return f"{shown}{of} run{'s' * (total != 1)}" + (f": {', '.join(counts)}" if counts else "")
