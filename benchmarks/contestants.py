@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Mapping
@@ -118,15 +119,19 @@ def large_products(dtype: str) -> Contestant:
     return Contestant(f"products, {dtype}", "1", PRODUCTS, action)
 
 
-def products_per_microsecond(microseconds: float) -> float:
-    """Operations per microsecond of `large_products`, from the time of one product."""
+def operations_per_microsecond(microseconds: float) -> float:
+    """Floating-point operations per microsecond, from the time of one of the `large_products`."""
     return 2 * PRODUCT_SIZE**3 / microseconds
 
 
 def machine() -> str:
-    """The processor and the versions that the figures depend on, in one line."""
+    """The processor, how busy it was in the last minute, and the versions that the figures depend on, in one line."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     names = ("numpy", "scipy", "numba", "jax", "torch")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"{model[1] if model else platform.processor()}; Python {platform.python_version()}, {versions}"
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    name = model[1] if model else platform.processor()
+    return (
+        f"{name}, {os.cpu_count()} cores, load before the start {load}; Python {platform.python_version()}, {versions}"
+    )

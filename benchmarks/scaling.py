@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from contestants import RUNS, SAMPLERS, engine, is_offered
 from tables import figure, table
-from timing import microseconds_in_turns
+from timing import costs_in_turns
 
 N, D = 64, 100
 SIZES_N = (1, 3, 10, 30, 100, 300, 1000, 3000, 10**4, 3 * 10**4, 10**5, 3 * 10**5, 10**6)
@@ -28,7 +28,7 @@ BUDGET = 2e5
 
 
 class Point(NamedTuple):
-    """One measurement, in microseconds per run-step."""
+    """One measurement: microseconds of processor time per run-step, on one thread."""
 
     line: str
     n: int
@@ -52,12 +52,12 @@ def _measure(line: str, shapes: Sequence[tuple[int, int]]) -> Iterator[Point]:
     for n, d in shapes:
         if not is_offered(options, n, d):
             continue
-        (trial,) = microseconds_in_turns([engine(line, options, n, d, 11, 1)], 1)
-        if trial > AFFORDABLE:
+        (trial,) = costs_in_turns([engine(line, options, n, d, 11, 1)], 1)
+        if trial.cpu > AFFORDABLE:
             return
-        steps = min(1000, max(10, int(BUDGET / (RUNS * max(trial, 1.0)))))
-        (cost,) = microseconds_in_turns([engine(line, options, n, d, steps, 1)], 3)
-        yield Point(line, n, d, cost)
+        steps = min(1000, max(10, int(BUDGET / (RUNS * max(trial.cpu, 1.0)))))
+        (cost,) = costs_in_turns([engine(line, options, n, d, steps, 1)], 3)
+        yield Point(line, n, d, cost.cpu)
 
 
 def _table(points: Sequence[Point], axis: str, fixed: str) -> str:

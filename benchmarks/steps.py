@@ -13,11 +13,11 @@ from contestants import (
     is_offered,
     jax_scan,
     large_products,
-    products_per_microsecond,
+    operations_per_microsecond,
     torch_loop,
 )
 from tables import figure, share, table
-from timing import Contestant, microseconds_in_turns
+from timing import Contestant, Cost, costs_in_turns
 
 SMALL, MEDIUM, LARGE = (64, 100), (1024, 1000), (10**6, 10**4)
 SHAPES = (SMALL, MEDIUM, LARGE)
@@ -32,9 +32,9 @@ def report(repeats: int) -> str:
     """Measure, and return all tables as text."""
     entries = [(shape, contestant) for shape in SHAPES for contestant in contestants_at(shape)]
     rates = [large_products(dtype) for dtype in ("float64", "float32")]
-    *times, double, single = microseconds_in_turns([c for _, c in entries] + rates, repeats)
+    *times, double, single = costs_in_turns([c for _, c in entries] + rates, repeats)
     measured = [(shape, c, t) for (shape, c), t in zip(entries, times, strict=True)]
-    peak = {"float64": products_per_microsecond(double), "float32": products_per_microsecond(single)}
+    peak = {"float64": operations_per_microsecond(double.cpu), "float32": operations_per_microsecond(single.cpu)}
     parts = [
         f"Microseconds per run-step, n = {n:,}, d = {d:,}, r = {R}, {RUNS} runs share a data stream; ratios: how many "
         f"times faster than each baseline\n\n" + comparison([(c, t) for shape, c, t in measured if shape == (n, d)])
@@ -50,7 +50,7 @@ def contestants_at(shape: Shape) -> list[Contestant]:
     for name, options in SAMPLERS.items():
         if (shape == LARGE and options["sampler"] == "minibatch") or not is_offered(options, n, d):
             continue
-        found += [engine(name, options, n, d, _steps(name, d), threads) for threads in (1, 2)]
+        found += [engine(name, options, n, d, _steps(name, d, threads), threads) for threads in (1, 2)]
     if shape == LARGE:
         return found
     found.append(torch_loop(n, d, _steps("", d)))
@@ -60,36 +60,39 @@ def contestants_at(shape: Shape) -> list[Contestant]:
     return found
 
 
-def _steps(name: str, d: int) -> int:
-    """At least 300; more where they are short."""
-    return 1000 if d <= 100 or name == "moments, reduced" else 300
+def _steps(name: str, d: int, threads: int = 2) -> int:
+    """At least 300, more where they are short; fewer where one core alone, for the floor, would take long."""
+    if d <= 100 or name == "moments, reduced":
+        return 1000
+    return 100 if threads == 1 and name.startswith("minibatch") else 300
 
 
-def comparison(rows: Sequence[tuple[Contestant, float]]) -> str:
-    """One shape's table: each contestant's time, and its ratio to each baseline that is there."""
+def comparison(rows: Sequence[tuple[Contestant, Cost]]) -> str:
+    """One shape's table: each contestant's time, and the ratio of its wall time to each baseline that is there."""
     baselines = {}
     for prefix in BASELINES:
-        found = [t for c, t in rows if c.name.startswith(prefix)]
+        found = [cost.wall for contestant, cost in rows if contestant.name.startswith(prefix)]
         if found:
             baselines[prefix] = found[0]
-    header = ["", "cores", "us per run-step", *(f"x {name}" for name in baselines)]
-    cells = [[c.name, c.cores, figure(t), *(figure(b / t) for b in baselines.values())] for c, t in rows]
+    header = ["", "cores", "wall, us", "CPU, us", *(f"x {name}" for name in baselines)]
+    cells = [
+        [c.name, c.cores, figure(cost.wall), figure(cost.cpu), *(figure(b / cost.wall) for b in baselines.values())]
+        for c, cost in rows
+    ]
     return table(header, cells)
 
 
-def floors(measured: Sequence[tuple[Shape, Contestant, float]], peak: dict[str, float]) -> str:
+def floors(measured: Sequence[tuple[Shape, Contestant, Cost]], peak: dict[str, float]) -> str:
     """For each minibatch row of one core: operations over the rate of large products, and the share reached.
 
-    `peak` is in operations per microsecond.
+    `peak` is in operations per microsecond. All times are processor times of one thread.
     """
     rows = []
-    for (n, d), contestant, time in measured:
+    for (n, d), contestant, cost in measured:
         kind, _, dtype = contestant.name.partition(", ")
         if kind == "minibatch" and contestant.cores == "1":
             operations = counts.minibatch(n, d, R, RUNS)
             floor = operations / peak[dtype]
-            gflops, kflop = peak[dtype] / 1e3, operations / 1e3
-            rows.append(
-                [f"n = {n:,}, d = {d:,}, {dtype}", *map(figure, (kflop, gflops, floor, time)), share(floor / time)]
-            )
-    return table(["", "kflop per run-step", "product rate, Gflop/s", "floor, us", "measured, us", "reached"], rows)
+            numbers = map(figure, (operations / 1e3, peak[dtype] / 1e3, floor, cost.cpu))
+            rows.append([f"n = {n:,}, d = {d:,}, {dtype}", *numbers, share(floor / cost.cpu)])
+    return table(["", "kflop per run-step", "product rate, Gflop/s", "floor, us", "CPU, us", "reached"], rows)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from byolsim.backends import get_backend
 from byolsim.config import RunConfig
@@ -75,14 +76,38 @@ class Contestant:
     start: Callable[[], object] | None = None
 
 
-def microseconds_in_turns(contestants: Sequence[Contestant], repeats: int = REPEATS) -> list[float]:
-    """Best time per run-step of each, all of them once a round, so that a busy moment of the machine hits all alike.
+class Cost(NamedTuple):
+    """Microseconds per run-step: wall time, and processor time of all threads together.
 
-    Each must be compiled and warm already.
+    On a busy machine the wall time of a thread grows and its processor time hardly does.
     """
-    whole, start = ([float("inf")] * len(contestants) for _ in range(2))
+
+    wall: float
+    cpu: float
+
+
+def costs_in_turns(contestants: Sequence[Contestant], repeats: int = REPEATS) -> list[Cost]:
+    """Best cost of each, all of them once a round, so that a busy moment of the machine hits all alike.
+
+    Each must be compiled and warm already. The best wall time and the best processor time are taken by themselves.
+    """
+    whole, start = ([(float("inf"), float("inf"))] * len(contestants) for _ in range(2))
     for _ in range(repeats):
         for i, contestant in enumerate(contestants):
-            start[i] = min(start[i], seconds(contestant.start)) if contestant.start else 0.0
-            whole[i] = min(whole[i], seconds(contestant.action))
-    return [1e6 * (w - s) / c.run_steps for w, s, c in zip(whole, start, contestants, strict=True)]
+            start[i] = _least(start[i], spent(contestant.start)) if contestant.start else (0.0, 0.0)
+            whole[i] = _least(whole[i], spent(contestant.action))
+    return [
+        Cost(*(1e6 * (all_ - before) / contestant.run_steps for all_, before in zip(w, s, strict=True)))
+        for w, s, contestant in zip(whole, start, contestants, strict=True)
+    ]
+
+
+def spent(action: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _least(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    return min(a[0], b[0]), min(a[1], b[1])

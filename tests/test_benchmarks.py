@@ -80,35 +80,36 @@ def test_figures_have_three_digits(value, text):
 
 def test_ratios_are_to_the_baseline_of_that_name():
     from steps import comparison
-    from timing import Contestant
+    from timing import Contestant, Cost
 
     rows = [("minibatch, float64", 2.0), ("JAX float64 (scan)", 6.0), ("JAX float64 twice at once (scan)", 3.0)]
-    text = comparison([(Contestant(name, "2", 1, list), time) for name, time in rows])
+    text = comparison([(Contestant(name, "2", 1, list), Cost(time, 7.0)) for name, time in rows])
     header, _, first, *_ = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    assert header[3:] == ["x JAX float64", "x JAX float64 twice"]
-    assert first[2:] == ["2.00", "3.00", "1.50"]
+    assert header[4:] == ["x JAX float64", "x JAX float64 twice"]
+    assert first[2:] == ["2.00", "7.00", "3.00", "1.50"]
 
 
 def test_share_of_the_floor():
     import counts
     from steps import floors
-    from timing import Contestant
+    from timing import Contestant, Cost
 
     floor = counts.minibatch(64, 100, 10, 20) / 1000.0
     rows = [("minibatch, float64", "1"), ("minibatch, float64", "2"), ("population", "1")]
-    measured = [((64, 100), Contestant(name, cores, 1, list), 2 * floor) for name, cores in rows]
+    measured = [((64, 100), Contestant(name, cores, 1, list), Cost(9 * floor, 2 * floor)) for name, cores in rows]
     lines = floors(measured, {"float64": 1000.0}).splitlines()
     assert len(lines) == 3 and lines[-1].rstrip("| ").endswith("50%")
 
 
-def test_times_are_the_best_of_the_rounds_and_leave_out_the_start(monkeypatch):
+def test_costs_are_the_best_of_the_rounds_and_leave_out_the_start(monkeypatch):
     import timing
 
-    durations = iter([3.0, 5.0, 10.0, 1.0, 7.0, 12.0])  # a round: start and whole of the first, whole of the second
-    monkeypatch.setattr(timing, "seconds", lambda action: next(durations))
+    # A round: start and whole of the first, whole of the second; each in wall and processor time.
+    durations = iter([(3.0, 2.0), (5.0, 5.0), (10.0, 9.0), (1.0, 1.0), (7.0, 4.0), (12.0, 8.0)])
+    monkeypatch.setattr(timing, "spent", lambda action: next(durations))
     first = timing.Contestant("a", "1", 2, list, start=list)
     second = timing.Contestant("b", "1", 1, list)
-    assert timing.microseconds_in_turns([first, second], repeats=2) == [2e6, 1e7]
+    assert timing.costs_in_turns([first, second], repeats=2) == [(2e6, 1.5e6), (1e7, 8e6)]
 
 
 def test_a_diverged_run_is_not_timed():
