@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from byolsim.backends import get_backend
-from byolsim.backends.base import PER_RUN_FIELDS, LogBlock
+from byolsim.backends.base import PER_RUN_FIELDS, LogBlock, second_moments_pay
 from byolsim.config import RunConfig
 from byolsim.interrupts import deferred_interrupt
 from byolsim.metrics import METRICS, order_metrics, sampled_metrics
@@ -67,14 +67,15 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
 def warm_up(config: RunConfig) -> None:
     """Compile what a configuration needs, once: before the clock starts, and before processes race for the cache."""
     c = config
-    _warm_up(c.backend, c.sampler, c.moments_form, c.dtype, c.batch_size > c.d_obs, c.device)
+    by_moments = second_moments_pay(c.batch_size, c.d_obs, c.d_latent)
+    _warm_up(c.backend, c.sampler, c.moments_form, c.dtype, by_moments, c.device)
 
 
 @cache
-def _warm_up(backend: Any, sampler: Any, form: Any, dtype: Any, many_samples: bool, device: Any) -> None:
+def _warm_up(backend: Any, sampler: Any, form: Any, dtype: Any, by_moments: bool, device: Any) -> None:
     tiny = RunConfig(
         backend=backend, sampler=sampler, moments_form=form, dtype=dtype, device=device, d_latent=1, d_obs=5,
-        latent_spectrum="flat:1", batch_size=6 if many_samples else 1, epochs=1,
+        latent_spectrum="flat:1", batch_size=6 if by_moments else 1, epochs=1,
     )  # fmt: skip
     with deferred_interrupt():
         get_backend(backend).warm(tiny)

@@ -39,7 +39,7 @@ VARIANTS = {
         "lr_enc": 0.002,
         "ema_m": 0.9,
     },
-    "several-blocks-of-moments": {"d_obs": 60, "batch_size": 120, "epochs": 45, "lr_pred": 0.002, "ema_m": 0.9},
+    "several-blocks-of-moments": {"d_obs": 60, "batch_size": 130, "epochs": 45, "lr_pred": 0.002, "ema_m": 0.9},
 }
 
 

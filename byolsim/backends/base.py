@@ -78,6 +78,16 @@ def rows_per_block(K: int, r: int) -> int:
     return max(1, min(ROWS_PER_BLOCK, BLOCK_NUMBERS // (5 * K * r * r)))
 
 
+def second_moments_pay(n: int, d: int, r: int) -> bool:
+    """Whether a minibatch step is cheaper on the second moments of the samples than on the samples.
+
+    A run needs 6 n d r operations on the samples. On S_xx and S_px it needs 4 d^2 r, and the group 4 n d^2 to form
+    them, a share of n d^2 / 5 in a group of 20. A function of the shape alone, so that a run's bits do not depend on
+    its group.
+    """
+    return n * (6 * r - d / 5) > 4 * d * r
+
+
 def check_offered(config: RunConfig) -> None:
     """`UserError` for what no backend of this version offers."""
     for option, value, offered in (

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from byolsim.backends.base import Backend, LogBlock, check_memory, check_offered, is_logged, rows_per_block
+from byolsim.backends.base import (
+    Backend,
+    LogBlock,
+    check_memory,
+    check_offered,
+    is_logged,
+    rows_per_block,
+    second_moments_pay,
+)
 from byolsim.backends.numba import direct, kernels, packing, reduced, structures
 from byolsim.config import RunConfig
 from byolsim.streams import MinibatchKey, MomentsKey, minibatch_blocks, moment_blocks
@@ -84,8 +92,8 @@ class _Full:
         else:
             key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
             blocks = minibatch_blocks(key, config.epochs)
-            few = config.batch_size <= config.d_obs
-            kernel = kernels.minibatch_steps if few else kernels.second_moment_steps
+            moments = second_moments_pay(config.batch_size, config.d_obs, config.d_latent)
+            kernel = kernels.second_moment_steps if moments else kernels.minibatch_steps
         for draws, lo, hi, done in _calls(config, blocks):
             logged = is_logged(config, done + hi)
             kernel(draws, lo, hi, done + 1, logged, self.world, self.hyper, self.state, self.course, scratch)
@@ -143,9 +151,9 @@ def _ends(config: RunConfig, first: int, last: int) -> Iterator[tuple[int, int]]
 
 
 def _numbers(config: RunConfig) -> int:
-    """Numbers that one run holds: the draws and views of a step, second moments where n > d, weights and world."""
+    """Numbers that one run holds: the draws and views of a step, second moments where they pay, weights and world."""
     d, r = config.d_obs, config.d_latent
     if config.sampler == "moments":
         return 8 * r * d + 100 * r * r + (15 * r * d if config.moments_form == "direct" else 0)
     n = 0 if config.sampler == "population" else config.batch_size
-    return n * (r + 2 * d) + 2 * n * d + (3 * d * d if n > d else 0) + 15 * r * d
+    return n * (r + 2 * d) + 2 * n * d + (3 * d * d if second_moments_pay(n, d, r) else 3 * n * r) + 15 * r * d

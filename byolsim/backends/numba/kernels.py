@@ -43,7 +43,7 @@ from byolsim.jit import inlined, kernel
 
 @kernel
 def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
-    """Steps on the rows lo..hi-1 of a block of draws, n <= d; row s is step first + s.
+    """Steps on the rows lo..hi-1 of a block of draws, on the samples; row s is step first + s.
 
     `theory.sample_residual_gradient` and `theory.gradients`, then the updates of SPEC 3. The loss is that of the last
     step, and computed only if wanted.
@@ -76,7 +76,7 @@ def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course
 
 @kernel
 def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
-    """The same steps where n > d, from the sample second moments, formed once for the group.
+    """The same steps from the sample second moments, formed once for the group (`base.second_moments_pay`).
 
     `theory.moment_residual_gradient`: the cost of a run does not depend on n.
     """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from byolsim.backends.base import LogBlock
+from byolsim.backends.base import LogBlock, second_moments_pay
 from byolsim.backends.numba import structures
 from byolsim.backends.numba.lanes import lane_count
 from byolsim.config import RunConfig
@@ -77,8 +77,8 @@ def scratch_arrays(config: RunConfig) -> structures.Scratch:
     """Work space; what a sampler or regime does not use has size 0."""
     dtype, r, d = np.dtype(config.dtype), config.d_latent, config.d_obs
     n = config.batch_size if config.sampler == "minibatch" else 0
-    by_sample = n if n <= d else 0
-    by_moment = d if n > d else 0
+    moments = second_moments_pay(n, d, r)
+    by_sample, by_moment = (0, d) if moments else (n, 0)
 
     def real(*shape: int) -> np.ndarray:
         return np.zeros(shape, dtype)

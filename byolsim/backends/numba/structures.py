@@ -62,7 +62,7 @@ class Scratch(NamedTuple):
     Z: Real  # (r, n) latents of the shared minibatch
     X: Real  # (d, n)
     X_plus: Real  # (d, n)
-    S_xx: Real  # (d, d) sample second moments, where n > d
+    S_xx: Real  # (d, d) sample second moments, where they pay
     S_px: Real  # (d, d)
     S_pp: Real  # (d, d)
     Z_o: Real  # (r, n)
