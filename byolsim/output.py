@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from byolsim.config import Frozen, LrEncMode
+
+SHARD_ALLOWED = "I/N, whole numbers with 0 <= I < N <= 10^6"
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(I, N) of a shard `I/N`; `ValueError` if it is none."""
+    match = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", text)
+    if match is None:
+        raise ValueError("not of the form I/N")
+    index, count = int(match[1]), int(match[2])
+    if not index < count <= 10**6:
+        raise ValueError("no such part")
+    return index, count
+
+
+def _shard_text(text: str) -> str:
+    return "{}/{}".format(*parse_shard(text))
 
 
 class RunOutput(Frozen):
@@ -26,9 +44,16 @@ class SweepOutput(Frozen):
 
     out_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
     workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, description="processes (all cores)")
+    shard: Annotated[str, AfterValidator(_shard_text)] | None = Field(
+        default=None,
+        description="do part I of N of the grid; the parts cost about the same, and depend on the grid alone",
+        json_schema_extra={"allowed": SHARD_ALLOWED},
+    )
     log_wandb: bool = Field(default=False, description="log to Weights & Biases once a file is safe (extra wandb)")
     force: bool = Field(default=False, description="compute again, and replace, what is already there")
-    dry_run: bool = Field(default=False, description="say what would be done, and do nothing")
+    retry_failed: bool = Field(default=False, description="try runs again whose failure is recorded")
+    fail_fast: bool = Field(default=False, description="stop at the first run that fails, and end what is running")
+    dry_run: bool = Field(default=False, description="say what would be done and what it would cost, and do nothing")
 
 
 class FigsConfig(Frozen):

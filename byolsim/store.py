@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import platform
-import secrets
-import time
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ import pyarrow.parquet as pq
 from byolsim import __version__
 from byolsim.config import NUMERICS_VERSION, SCHEMA_VERSION, RunConfig
 from byolsim.describe import field_type
-from byolsim.errors import UserError
+from byolsim.errors import DiskFull, UserError
 from byolsim.metrics import METRICS
 from byolsim.record import RunRecord
+from byolsim.temporary import temporary_path
 
 SUFFIX = ".parquet"
-TEMPORARY = ".byolsim-"
-"""How the names of temporary files begin: no other program's file is ever taken for one."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a file does not fit: disk, quota, limit on the size of a file."""
 
-STALE_S = 3600.0
 METADATA_KEY = b"byolsim"
 CHECKSUM_KEY = b"byolsim.sha256"
 """Parquet's page checksums cover the rows; this one covers the metadata."""
@@ -103,14 +103,20 @@ def save(record: RunRecord, path: Path) -> Path:
     Raises
     ------
     UserError
-        If the folder cannot be written or the disk is full; no partial file is left.
+        If the folder cannot be written, `DiskFull` if the file does not fit; no partial file is left.
     """
     try:
-        sink = pa.BufferOutputStream()
-        pq.write_table(_table(record), sink, write_page_checksum=True, compression="zstd")
+        data = encode(record)
     except pa.ArrowException as error:
         raise UserError(f"cannot write {path}: {error}") from error
-    return write_whole(path, sink.getvalue())
+    return write_whole(path, data)
+
+
+def encode(record: RunRecord) -> pa.Buffer:
+    """The bytes of a run's file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(_table(record), sink, write_page_checksum=True, compression="zstd")
+    return sink.getvalue()
 
 
 def write_whole(path: Path, data: bytes | pa.Buffer) -> Path:
@@ -119,9 +125,9 @@ def write_whole(path: Path, data: bytes | pa.Buffer) -> Path:
     Raises
     ------
     UserError
-        If it cannot be written; no partial file is left.
+        If it cannot be written, `DiskFull` among them; no partial file is left.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.tmp")
+    temporary = temporary_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -131,19 +137,12 @@ def write_whole(path: Path, data: bytes | pa.Buffer) -> Path:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        kind = DiskFull if error.errno in FULL else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove temporary files of ours that a process killed in the middle of a write left; no write takes an hour."""
-    for temporary in folder.glob(f"{TEMPORARY}*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > STALE_S:
-                temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -192,6 +191,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
     }
 
 
+@cache  # to ask takes as long as to write a file
 def _versions() -> dict[str, str]:
     found = {"byolsim": __version__, "python": platform.python_version()}
     for name in ("numpy", "torch", "numba", "scipy", "pyarrow"):
@@ -278,26 +278,3 @@ def exists(path: Path) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def failure_path(out_dir: str | Path, config: RunConfig) -> Path:
-    """Where a run that failed for a reason other than divergence is recorded.
-
-    In a folder of its own, whose leading underscore hides it from readers of the whole runs folder.
-    """
-    return Path(out_dir) / "_failed" / f"{config.run_id}.failed.json"
-
-
-def save_failure(out_dir: str | Path, config: RunConfig, reason: str) -> None:
-    """Record a failed run; where even that cannot be written, the caller's message is all there is."""
-    text = json.dumps({"run_id": config.run_id, "reason": reason, "config": config.model_dump()}, indent=1)
-    with contextlib.suppress(UserError):
-        write_whole(failure_path(out_dir, config), f"{text}\n".encode())
-
-
-def clear_failure(out_dir: str | Path, config: RunConfig) -> None:
-    """Forget an earlier failure of a run that is now complete."""
-    path = failure_path(out_dir, config)
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()  # only where it is empty
