@@ -91,11 +91,12 @@ class Processes(Pool):
         with ignored_interrupt():
             for slot in self.slots:
                 slot.kill()
+            self.close()
 
     def close(self) -> None:
-        """Wait for the idle processes to end."""
+        """Wait for the processes, idle or killed, to end."""
         for slot in self.slots:
-            slot.pool.shutdown()
+            slot.pool.shutdown(cancel_futures=True)
 
 
 class Slot:
@@ -157,7 +158,6 @@ class Slot:
         """End the process now."""
         for process in self.processes:
             process.kill()
-        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager

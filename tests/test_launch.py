@@ -186,6 +186,7 @@ def test_a_worker_that_dies_while_it_is_idle_is_replaced():
         slot.pool.submit(os.getpid).result()  # the pool may need to be told
     assert slot.submit(os.getpid).result() == slot.processes[0].pid != process.pid
     slot.kill()
+    slot.pool.shutdown()
 
 
 def test_old_temporary_files_are_removed(tmp_path):
