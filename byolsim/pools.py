@@ -128,8 +128,9 @@ class Through(Pool):
             if type(error).__name__ == "KilledWorker":
                 raise WorkerDied from error
             raise
+        outcomes: list[Outcome] = results if self.workers_write else self.writer.store(results)
         self.progress(sum(config.epochs for config in group))
-        return results if self.workers_write else self.writer.store(results)
+        return outcomes
 
     def end(self) -> None:
         """Cancel what waits; an executor has no way to end what runs."""
