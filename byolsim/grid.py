@@ -71,7 +71,7 @@ def tasks(runs: Sequence[RunConfig], workers: int, limit: int = RUNS_PER_GROUP) 
         size = min(limit, -(-len(group) // parts))
         pieces += [group[i : i + size] for i in range(0, len(group), size)]
     random.SystemRandom().shuffle(pieces)
-    return sorted(pieces, key=_cost, reverse=True)
+    return sorted(pieces, key=group_cost, reverse=True)
 
 
 def shard_of(runs: Sequence[RunConfig], index: int, count: int) -> list[RunConfig]:
@@ -88,7 +88,7 @@ def shard_of(runs: Sequence[RunConfig], index: int, count: int) -> list[RunConfi
     if not 0 <= index < count:
         raise UserError(f"shard = {index}/{count} is not allowed: must be I/N, whole numbers with 0 <= I < N")
     groups = _groups(runs)
-    mean = sum(map(_cost, groups)) / count
+    mean = sum(map(group_cost, groups)) / count
     best: tuple[float, list[int]] = (math.inf, [])
     pieces: list[list[RunConfig]] = []
     parts = 1
@@ -110,7 +110,7 @@ def _cut(group: Sequence[RunConfig], parts: int) -> list[list[RunConfig]]:
 
 def _spread(pieces: Sequence[Sequence[RunConfig]], count: int) -> tuple[list[int], float]:
     """The part of each piece, the costliest pieces first to the part with the least so far; and the largest sum."""
-    costs = [_cost(piece) for piece in pieces]
+    costs = [group_cost(piece) for piece in pieces]
     loads = [(0.0, part) for part in range(count)]
     owners = [0] * len(pieces)
     for k in sorted(range(len(pieces)), key=lambda k: -costs[k]):
@@ -120,7 +120,7 @@ def _spread(pieces: Sequence[Sequence[RunConfig]], count: int) -> tuple[list[int
     return owners, max(loads)[0]
 
 
-def _cost(group: Sequence[RunConfig]) -> float:
+def group_cost(group: Sequence[RunConfig]) -> float:
     """Operations of a group's products and draws, with a share for what every step costs whatever its size."""
     config = group[0]
     n = 0 if config.sampler == "population" else config.batch_size
@@ -135,7 +135,7 @@ def _cost(group: Sequence[RunConfig]) -> float:
 
 def estimated_cost(runs: Sequence[RunConfig]) -> float:
     """Operations that runs need, the draws of each group once; an order of magnitude."""
-    return sum(_cost(group) for group in _groups(runs))
+    return sum(group_cost(group) for group in _groups(runs))
 
 
 def _groups(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:

@@ -81,7 +81,8 @@ def test_dashes_and_underscores_are_one_option(byolsim):
 def test_lists_in_three_spellings(byolsim, seeds, taus):
     code, out, _ = byolsim(f"sweep {TINY} {seeds} --batch_sizes 3 {taus} --lr_pred_logspace 1e-3 1e-2 2 --dry-run")
     assert code == 0
-    assert out.startswith("12 runs of mode auto in runs_parquet: 0 already there, 12 to compute")
+    assert out.startswith("12 runs of mode auto in runs_parquet: 0 already there, 12 to compute\nbatch_size  runs")
+    assert "in all: 12 runs in 2 groups that share their draws, 96 run-steps, " in out
     assert not list(Path().iterdir())
 
 

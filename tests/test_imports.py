@@ -14,7 +14,9 @@ import byolsim
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(byolsim.__path__, "byolsim.") if module.name != "byolsim.__main__"
 )
-SWEEPS = tuple(f"byolsim.{name}" for name in ("failures", "work", "pools", "processes", "dispatch", "plan", "launch"))
+SWEEPS = tuple(
+    f"byolsim.{name}" for name in ("failures", "work", "pools", "processes", "dispatch", "plan", "launch", "estimate")
+)
 """The rooms of a sweep: they compute and store."""
 
 HOMES = {

@@ -8,6 +8,7 @@ from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
 from byolsim.cli.tables import table
 from byolsim.config import RunConfig, SweepConfig, sweep_notes
+from byolsim.estimate import Cost, estimate
 from byolsim.failures import FOLDER
 from byolsim.launch import SweepResult, carry_out
 from byolsim.output import SweepOutput, parse_shard
@@ -58,15 +59,41 @@ def sweep_grid(plan: Plan, output: SweepOutput, notes: list[str]) -> int:
 def _plan_text(plan: Plan) -> str:
     pending = sum(map(len, plan.todo))
     there = len(plan.runs) - pending - len(plan.failed)
-    return (
+    failed = f"{len(plan.failed)} failed before, " if plan.failed else ""
+    head = (
         f"{len(plan.runs)} runs of mode {plan.config.lr_enc_mode} in {plan.out_dir}: {there} already there, "
-        f"{_failed_before(plan)}{pending} to compute\n"
-        f"{len(plan.todo)} groups that share their draws, {plan.run_steps:,} run-steps, {_where(plan)}"
+        f"{failed}{pending} to compute"
     )
+    return "\n".join([head, *_cost_table(plan)]) if pending else head
 
 
-def _failed_before(plan: Plan) -> str:
-    return f"{len(plan.failed)} failed before, " if plan.failed else ""
+def _cost_table(plan: Plan) -> list[str]:
+    cost = estimate(plan)
+    rows = [[str(n), *_cost_cells(part)] for n, part in cost.by_batch_size.items()]
+    return [
+        *table(["batch_size", "runs", "groups", "run-steps", "core-seconds", "bytes"], rows, left=()),
+        f"in all: {cost.total.runs} runs in {cost.total.groups} groups that share their draws, "
+        f"{cost.total.run_steps:,} run-steps, {_seconds(cost.total.seconds)} seconds with {_where(plan)}, "
+        f"{_size(cost.total.bytes)}",
+        "an estimate: some steps were timed on this machine just now; start and compilation are not counted, and a run "
+        "that diverges ends earlier",
+    ]
+
+
+def _cost_cells(cost: Cost) -> list[str]:
+    return [str(cost.runs), str(cost.groups), f"{cost.run_steps:,}", _seconds(cost.seconds), _size(cost.bytes)]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
 
 
 def _where(plan: Plan) -> str:
