@@ -46,7 +46,7 @@ class Dispatch:
         """Do the groups, in this order; fills `outcomes` and `stopped`."""
         self._waiting.extend(Task(tuple(group)) for group in groups)
         while self._busy or (self._waiting and not self.stopped):
-            while self._waiting and not self.stopped and len(self._busy) < self.pool.size:
+            while self._may_submit():
                 self._submit(self._waiting.popleft())
             finished, _ = wait(self._busy, timeout=REPORT_S, return_when=FIRST_COMPLETED)
             self.pool.report()
@@ -64,6 +64,14 @@ class Dispatch:
         for task in self._busy.values():
             self.outcomes += filter(None, map(self.writer.there, task.group))
         self._busy.clear()
+
+    def _may_submit(self) -> bool:
+        """Whether a task waits and the pool has room for it."""
+        try:
+            return bool(self._waiting) and not self.stopped and len(self._busy) < self.pool.size
+        except PoolBroken as error:
+            self.stopped = str(error)
+            return False
 
     def _submit(self, task: Task) -> None:
         """Hand over what another process has not finished meanwhile."""

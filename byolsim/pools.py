@@ -35,7 +35,7 @@ class Pool(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """Groups in hand at a time, at most."""
+        """Groups in hand at a time, at most; `PoolBroken` if that can no longer be told."""
 
     @abstractmethod
     def submit(self, group: Sequence[RunConfig]) -> Future[Any]:
@@ -104,7 +104,10 @@ class Through(Pool):
     @property
     def size(self) -> int:
         """As many as the executor has workers now, or the limit."""
-        return executor_size(self.executor, self.limit)
+        try:
+            return executor_size(self.executor, self.limit)
+        except Exception as error:  # Dask's scheduler is gone
+            raise PoolBroken(f"the executor broke ({one_line(error)})") from error
 
     def submit(self, group: Sequence[RunConfig]) -> Future[Any]:
         """Hand the group to the executor."""

@@ -118,7 +118,7 @@ def compute_and_store(group: Sequence[RunConfig], writer: Writer, progress: Prog
 
 def one_line(error: BaseException) -> str:
     """An error as the reason of a failure."""
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".rstrip(": ")
     return (text.splitlines() or [""])[0]
 
 

@@ -7,12 +7,15 @@ import click
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
 from byolsim.cli.tables import table
+from byolsim.cluster import dask_executor
 from byolsim.config import RunConfig, SweepConfig, sweep_notes
 from byolsim.estimate import Cost, estimate
 from byolsim.failures import FOLDER
 from byolsim.launch import SweepResult, carry_out
 from byolsim.output import SweepOutput, parse_shard
 from byolsim.plan import Plan, plan_sweep
+from byolsim.pools import available_cores, executor_size
+from byolsim.work import Progress
 
 FAILURES_SHOWN = 20
 
@@ -36,7 +39,7 @@ def plan_of(config: SweepConfig, output: SweepOutput) -> Plan:
     return plan_sweep(
         config,
         output.out_dir,
-        workers=output.workers,
+        workers=output.workers or (available_cores() if output.executor == "dask" else None),
         force=output.force,
         retry_failed=output.retry_failed,
         shard=parse_shard(output.shard) if output.shard is not None else None,
@@ -51,9 +54,26 @@ def sweep_grid(plan: Plan, output: SweepOutput, notes: list[str]) -> int:
         click.echo(_plan_text(plan))
         return 0
     with progress_bar("byolsim sweep", plan.run_steps) as advance:
-        result = carry_out(plan, fail_fast=output.fail_fast, log_wandb=output.log_wandb, progress=advance)
+        if output.executor == "dask" and plan.todo:
+            plan, result = _with_dask(plan, output, advance)
+        else:
+            result = carry_out(plan, fail_fast=output.fail_fast, log_wandb=output.log_wandb, progress=advance)
     click.echo(_summary(result, plan))
     return 1 if result.count("failed") or result.count("left") else 0
+
+
+def _with_dask(plan: Plan, output: SweepOutput, advance: Progress) -> tuple[Plan, SweepResult]:
+    with dask_executor(output.scheduler, plan.workers) as executor:
+        plan = plan.for_workers(executor_size(executor, output.workers))
+        return plan, carry_out(
+            plan,
+            executor=executor,
+            limit=output.workers,
+            workers_write=output.workers_write,
+            fail_fast=output.fail_fast,
+            log_wandb=output.log_wandb,
+            progress=advance,
+        )
 
 
 def _plan_text(plan: Plan) -> str:
