@@ -13,7 +13,9 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from types import TracebackType
 from typing import Any
 
+from byolsim import __version__
 from byolsim.config import RunConfig
+from byolsim.errors import UserError
 from byolsim.record import RunRecord
 from byolsim.work import Failure, Outcome, Progress, Writer, compute, compute_and_store, one_line
 
@@ -111,7 +113,8 @@ class Through(Pool):
 
     def submit(self, group: Sequence[RunConfig]) -> Future[Any]:
         """Hand the group to the executor."""
-        call = (_compute_and_store, group, self.writer) if self.workers_write else (_compute, group)
+        ids = [config.run_id for config in group]
+        call = (_compute_and_store, group, ids, self.writer) if self.workers_write else (_compute, group, ids)
         try:
             future: Future[Any] = self.executor.submit(*call)
         except Exception as error:
@@ -157,12 +160,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compute(group: Sequence[RunConfig]) -> list[RunRecord | Failure]:
+def _compute(group: Sequence[RunConfig], ids: Sequence[str]) -> list[RunRecord | Failure]:
+    _check_version(group, ids)
     return [result for results in compute(group, _untold) for result in results]
 
 
-def _compute_and_store(group: Sequence[RunConfig], writer: Writer) -> list[Outcome]:
+def _compute_and_store(group: Sequence[RunConfig], ids: Sequence[str], writer: Writer) -> list[Outcome]:
+    _check_version(group, ids)
     return compute_and_store(group, writer, _untold)
+
+
+def _check_version(group: Sequence[RunConfig], ids: Sequence[str]) -> None:
+    """A worker elsewhere must give a configuration the id, so the numbers, that the sender gives it."""
+    if [config.run_id for config in group] != list(ids):
+        raise UserError(f"the worker has byolsim {__version__}, which is not the version of the process that sent work")
 
 
 def _untold(run_steps: int) -> None:

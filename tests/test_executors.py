@@ -12,6 +12,7 @@ import pytest
 
 from byolsim import launch
 from byolsim.config import SweepConfig
+from byolsim.errors import UserError
 from byolsim.failures import failure_path
 from byolsim.grid import expand
 from byolsim.store import read_columns, schema
@@ -70,9 +71,20 @@ class Serial(Executor):
         try:
             self.fault(group)
             future.set_result(function(group, *more))
-        except ValueError as error:
+        except (ValueError, UserError) as error:
             future.set_exception(error)
         return future
+
+
+def test_a_worker_of_another_version_is_refused(config, tmp_path):
+    class Older(Serial):
+        def submit(self, function, group, ids, *more):
+            return super().submit(function, group, ["0" * 12 for _ in ids], *more)
+
+    result = launch.sweep(config, tmp_path, executor=Older())
+    assert result.count("failed") == 36
+    assert all("not the version of the process that sent work" in o.reason for o in result.outcomes)
+    assert not list(tmp_path.glob("*.parquet"))
 
 
 class KilledWorker(ValueError):
@@ -124,7 +136,7 @@ def test_a_broken_pool_is_a_clear_failure_of_what_it_held(config, reference, tmp
 
     def break_it(run_steps):
         if not broken:
-            broken.append(executor.submit(_kill, None))
+            broken.append(executor.submit(_kill, None).exception())  # the pool may notice late: wait for it
 
     with spawned(2) as executor:
         result = launch.sweep(config, tmp_path, executor=executor, progress=break_it)
