@@ -14,7 +14,7 @@ from typing import Any
 
 from byolsim.errors import UserError
 from byolsim.interrupts import ignored_interrupt
-from byolsim.processes import one_thread_each
+from byolsim.threads import one_thread_each
 
 CONNECT_S = 5
 CLOSE_S = 2

@@ -21,8 +21,9 @@ from byolsim.record import RunRecord
 from byolsim.simulate import simulate_runs, warm_up
 from byolsim.store import exists, is_complete, run_path, save
 from byolsim.temporary import clear_leftovers, temporary_path
+from byolsim.threads import one_blas_thread
 from byolsim.tracking import log_run
-from byolsim.work import Outcome, Progress, Writer, one_blas_thread
+from byolsim.work import Outcome, Progress, Writer
 
 
 @dataclass(frozen=True)

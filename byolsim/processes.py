@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from typing import Any
@@ -23,9 +22,9 @@ from byolsim.config import RunConfig
 from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.interrupts import ignored_interrupt
 from byolsim.pools import Pool, WorkerDied
+from byolsim.threads import one_thread_each
 from byolsim.work import Outcome, Progress, Writer, compute_and_store
 
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 STARTS = 3
 REPORT_S = 0.2
 """Seconds between a worker's reports of progress."""
@@ -158,21 +157,6 @@ class Slot:
         """End the process now."""
         for process in self.processes:
             process.kill()
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Processes started meanwhile use one BLAS, OpenMP and numba thread."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 _reports: Any = None

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from threadpoolctl import threadpool_limits
 
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig
@@ -18,6 +13,7 @@ from byolsim.failures import clear_failure
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
 from byolsim.store import is_complete, read_info, run_path, save
+from byolsim.threads import one_blas_thread
 from byolsim.tracking import log_run
 
 Progress = Callable[[int], None]
@@ -120,28 +116,3 @@ def one_line(error: BaseException) -> str:
     """An error as the reason of a failure."""
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".rstrip(": ")
     return (text.splitlines() or [""])[0]
-
-
-_lock = threading.Lock()
-_inside = 0
-_limits: Any = None
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """One BLAS thread until the last of the threads that are inside has left.
-
-    Groups in threads of one process would otherwise give each other back the threads that each of them took away.
-    """
-    global _inside, _limits
-    with _lock:
-        if _inside == 0:
-            _limits = threadpool_limits(1)
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _limits.restore_original_limits()

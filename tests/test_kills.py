@@ -67,9 +67,9 @@ def test_killed_ten_times_and_resumed(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_a_hundred_times_and_resumed(tmp_path):
-    config = grid(seeds=tuple(range(1, 601)))
-    kill_and_resume(config, tmp_path / "a", 100, random.Random(6))
+def test_killed_fifty_times_and_resumed(tmp_path):
+    config = grid(seeds=tuple(range(1, 201)))
+    kill_and_resume(config, tmp_path / "a", 50, random.Random(6))
     launch.sweep(config, tmp_path / "b", workers=1)
     assert contents(config, tmp_path / "a") == contents(config, tmp_path / "b")
 
