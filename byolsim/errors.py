@@ -10,6 +10,10 @@ class UserError(Exception):
     """A mistake that the caller can mend: the message is one line that says what was given and what is allowed."""
 
 
+class DiskFull(UserError):
+    """A file does not fit: the disk, a quota or a limit on the size of files is full."""
+
+
 def show_warnings_as_lines() -> None:
     """Print warnings of this process as single lines on stderr, as the commands and their workers do."""
     warnings.showwarning = _one_line

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+import random
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
 from byolsim.backends.base import RUNS_PER_GROUP
 from byolsim.config import RunConfig, SweepConfig, round12
+from byolsim.errors import UserError
 from byolsim.simulate import group_key
+
+BALANCE = 1.1
+"""How much more than the mean the costliest shard may cost before groups are cut."""
 
 
 def logspace(start: float, stop: float, steps: int) -> list[float]:
@@ -54,7 +61,8 @@ def tasks(runs: Sequence[RunConfig], workers: int, limit: int = RUNS_PER_GROUP) 
     """Cut runs into groups that share a stream, the costly ones first, with at least one for every worker if possible.
 
     A group is split only where it has more than `limit` runs or where there are fewer groups than workers: its draws
-    are then made once in each part.
+    are then made once in each part. Groups of one cost come in random order, so that several sweeps that fill one
+    folder meet late.
     """
     groups = _groups(runs)
     parts = -(-workers // len(groups)) if groups else 1
@@ -62,22 +70,73 @@ def tasks(runs: Sequence[RunConfig], workers: int, limit: int = RUNS_PER_GROUP) 
     for group in groups:
         size = min(limit, -(-len(group) // parts))
         pieces += [group[i : i + size] for i in range(0, len(group), size)]
-    return sorted(pieces, key=_cost, reverse=True)
+    random.SystemRandom().shuffle(pieces)
+    return sorted(pieces, key=group_cost, reverse=True)
 
 
-def _cost(group: Sequence[RunConfig]) -> float:
+def shard_of(runs: Sequence[RunConfig], index: int, count: int) -> list[RunConfig]:
+    """Part `index` = 0..count-1 of a grid: a function of the grid alone, and each run in one part.
+
+    The parts cost about the same. Runs that share a stream stay together where the costliest part then is at most a
+    tenth above the mean; else each group is cut in two, four, ... equal pieces, until that holds or nothing is gained.
+
+    Raises
+    ------
+    UserError
+        If there is no such part.
+    """
+    if not 0 <= index < count:
+        raise UserError(f"shard = {index}/{count} is not allowed: must be I/N, whole numbers with 0 <= I < N")
+    groups = _groups(runs)
+    mean = sum(map(group_cost, groups)) / count
+    best: tuple[float, list[int]] = (math.inf, [])
+    pieces: list[list[RunConfig]] = []
+    parts = 1
+    while best[0] > BALANCE * mean and parts < 2 * max(map(len, groups), default=1):
+        cut = [piece for group in groups for piece in _cut(group, parts)]
+        owners, largest = _spread(cut, count)
+        if largest < best[0]:
+            best, pieces = (largest, owners), cut
+        parts *= 2
+    chosen = {run for piece, owner in zip(pieces, best[1], strict=True) if owner == index for run in piece}
+    return [run for run in runs if run in chosen]
+
+
+def _cut(group: Sequence[RunConfig], parts: int) -> list[list[RunConfig]]:
+    """At most `parts` pieces of a group, in order, whose sizes differ by one run at most."""
+    bounds = [len(group) * k // parts for k in range(parts + 1)]
+    return [list(group[a:b]) for a, b in pairwise(bounds) if a < b]
+
+
+def _spread(pieces: Sequence[Sequence[RunConfig]], count: int) -> tuple[list[int], float]:
+    """The part of each piece, the costliest pieces first to the part with the least so far; and the largest sum."""
+    costs = [group_cost(piece) for piece in pieces]
+    loads = [(0.0, part) for part in range(count)]
+    owners = [0] * len(pieces)
+    for k in sorted(range(len(pieces)), key=lambda k: -costs[k]):
+        load, part = heapq.heappop(loads)
+        owners[k] = part
+        heapq.heappush(loads, (load + costs[k], part))
+    return owners, max(loads)[0]
+
+
+def group_cost(group: Sequence[RunConfig]) -> float:
     """Operations of a group's products and draws, with a share for what every step costs whatever its size."""
     config = group[0]
     n = 0 if config.sampler == "population" else config.batch_size
     d, r, h = config.d_obs, config.d_latent, config.hidden or 0
     fixed = 2e6 if config.backend == "torch" else 2e5
-    per_run = fixed + 6 * (h or r) * d * (n if h else min(n, d))
-    return float(config.epochs) * (len(group) * per_run + 100 * n * d)
+    if config.sampler == "moments":  # neither form's cost grows with n, nor the reduced one's with d
+        width = d if config.moments_form == "direct" else 4 * r
+        per_run, draws = 18 * r**2 * width + 50 * r**3, 9 * r**2 + r * width
+    else:
+        per_run, draws = 6 * (h or r) * d * (n if h else min(n, d)), n * d
+    return float(config.epochs) * (len(group) * (fixed + per_run) + 100 * draws)
 
 
 def estimated_cost(runs: Sequence[RunConfig]) -> float:
     """Operations that runs need, the draws of each group once; an order of magnitude."""
-    return sum(_cost(group) for group in _groups(runs))
+    return sum(group_cost(group) for group in _groups(runs))
 
 
 def _groups(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:

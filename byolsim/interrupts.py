@@ -11,18 +11,22 @@ from typing import Any
 
 @contextmanager
 def deferred_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is left: numba swallows it, or breaks, if it comes while it compiles."""
+    """Hold signals back until the block is left: an exception in the middle of a compilation is lost, or breaks it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     seen: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    before = {
+        number: signal.signal(number, lambda number, frame: seen.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if seen:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+    for first in seen[:1]:
+        signal.raise_signal(first)
 
 
 @contextmanager
@@ -38,10 +42,14 @@ def ignored_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class Terminated(SystemExit):
+    """SIGTERM came."""
+
+
 def exit_on_sigterm() -> None:
     """From now on SIGTERM leaves the program as Ctrl-C does, by an exception, with exit code 143."""
 
     def leave(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
+        raise Terminated(128 + number)
 
     signal.signal(signal.SIGTERM, leave)

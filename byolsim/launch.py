@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig, SweepConfig
+from byolsim.dispatch import Dispatch
 from byolsim.errors import UserError
-from byolsim.grid import estimated_cost, expand, tasks
-from byolsim.processes import Outcome, run_in_processes, run_task
+from byolsim.failures import FOLDER, clear_failure
+from byolsim.plan import Plan, plan_sweep
+from byolsim.pools import Here, Pool, Through, executor_size
+from byolsim.processes import Processes
 from byolsim.record import RunRecord
-from byolsim.simulate import simulate_runs
-from byolsim.store import TEMPORARY, clear_failure, clear_leftovers, exists, is_complete, run_path, save, save_failure
+from byolsim.simulate import simulate_runs, warm_up
+from byolsim.store import exists, is_complete, run_path, save
+from byolsim.temporary import clear_leftovers, temporary_path
+from byolsim.threads import one_blas_thread
 from byolsim.tracking import log_run
-
-WORTH_PROCESSES = 4e10
-"""Operations, about two seconds of one core, above which a sweep uses more than one process."""
+from byolsim.work import Outcome, Progress, Writer
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left, run by run, and how long it took."""
+    """What a sweep left, run by run, how long it took, and why it stopped early, if it did."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     wall_s: float = 0.0
+    stopped: str = ""
 
     def count(self, status: str) -> int:
         """Number of runs that ended so."""
@@ -73,77 +77,99 @@ def sweep(
     *,
     workers: int | None = None,
     force: bool = False,
+    retry_failed: bool = False,
+    fail_fast: bool = False,
+    shard: tuple[int, int] | None = None,
+    executor: Executor | None = None,
+    workers_write: bool = False,
     log_wandb: bool = False,
-    progress: Callable[[int], None] = lambda run_steps: None,
+    progress: Progress = lambda run_steps: None,
 ) -> SweepResult:
-    """Compute the runs of a grid that are not there yet, in `workers` processes (all cores by default).
+    """Compute the runs of a grid that are not there yet.
 
-    The same bits for any number of workers. A run that diverges is a result; a run that fails for another reason is
-    recorded as `<id>.failed.json`, and the others go on.
+    The same bits for any number of workers, any executor, any shards. A run that diverges is a result; a run that
+    fails for another reason is recorded as `<id>.failed.json`, and the others go on.
+
+    Parameters
+    ----------
+    workers : processes (all cores by default); with an executor, the groups that it is given at a time (one a worker).
+    force : compute also what is there.
+    retry_failed : compute also the runs whose failure is recorded.
+    fail_fast : stop at the first run that fails, and end what is running.
+    shard : (I, N), to do the part I = 0..N-1 of N.
+    executor : any `concurrent.futures.Executor` to map the groups over; it is not shut down.
+    workers_write : the executor's workers share the folder and write it themselves.
 
     Raises
     ------
     UserError
         If the grid cannot be run or the folder cannot be written.
     """
-    return carry_out(plan_sweep(config, out_dir, workers=workers, force=force), log_wandb=log_wandb, progress=progress)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep is about to do.
-
-    Attributes
-    ----------
-    runs : all runs of the grid.
-    todo : the groups of runs that are not there yet, in the order of execution.
-    workers : processes that will be used.
-    """
-
-    out_dir: Path
-    runs: list[RunConfig]
-    todo: list[list[RunConfig]]
-    workers: int
-
-    @property
-    def run_steps(self) -> int:
-        """Training steps, summed over the runs to compute."""
-        return sum(run.epochs for group in self.todo for run in group)
-
-
-def plan_sweep(
-    config: SweepConfig, out_dir: str | Path = "runs_parquet", *, workers: int | None = None, force: bool = False
-) -> Plan:
-    """What `sweep` would do; nothing is written. `UserError` if a backend cannot run a configuration."""
-    backend = get_backend(config.backend)
-    runs = [backend.resolve(run) for run in expand(config)]
-    pending = [run for run in runs if force or not is_complete(run_path(out_dir, run), run)]
-    # One process feeds a GPU: a group there is as large as its memory allows.
-    count = 1 if runs[0].device == "cuda" else workers or _default_workers(pending)
-    todo = tasks(pending, count, backend.group_limit(runs[0])) if pending else []
-    return Plan(Path(out_dir), runs, todo, min(count, len(todo)))
+    count = workers or (executor_size(executor) if executor is not None else None)
+    plan = plan_sweep(config, out_dir, workers=count, force=force, retry_failed=retry_failed, shard=shard)
+    return carry_out(
+        plan,
+        executor=executor,
+        limit=workers,
+        workers_write=workers_write,
+        fail_fast=fail_fast,
+        log_wandb=log_wandb,
+        progress=progress,
+    )
 
 
 def carry_out(
-    plan: Plan, *, log_wandb: bool = False, progress: Callable[[int], None] = lambda run_steps: None
+    plan: Plan,
+    *,
+    executor: Executor | None = None,
+    limit: int | None = None,
+    workers_write: bool = False,
+    fail_fast: bool = False,
+    log_wandb: bool = False,
+    progress: Progress = lambda run_steps: None,
 ) -> SweepResult:
-    """Do what was planned; `UserError` if the folder cannot be written."""
+    """Do what was planned; as `sweep`, with `limit` for the groups that an executor is given at a time."""
     start = time.perf_counter()
-    by_id = {run.run_id: run for run in plan.runs}
+    outcomes = _known(plan)
+    if not plan.todo:
+        return SweepResult(outcomes, time.perf_counter() - start)
+    check_writable(plan.out_dir)
+    for group in plan.todo:
+        warm_up(group[0])
+    writer = Writer(plan.out_dir.absolute() if workers_write else plan.out_dir, plan.force, log_wandb)
+    try:
+        with one_blas_thread(), _pool(plan, writer, progress, executor, limit, workers_write) as pool:
+            dispatch = Dispatch(pool, writer, fail_fast)
+            dispatch.run(plan.todo)
+    finally:
+        clear_all_leftovers(plan.out_dir)
+    outcomes += dispatch.outcomes
+    if dispatch.stopped:
+        ended = {outcome.run_id for outcome in outcomes}
+        left = [run for group in plan.todo for run in group if run.run_id not in ended]
+        outcomes += [Outcome(run.run_id, writer.path(run), "left") for run in left]
+    return SweepResult(outcomes, time.perf_counter() - start, dispatch.stopped)
+
+
+def _pool(
+    plan: Plan, writer: Writer, progress: Progress, executor: Executor | None, limit: int | None, workers_write: bool
+) -> Pool:
+    if executor is not None:
+        return Through(executor, limit, writer, progress, workers_write)
+    return Processes(plan.workers, writer, progress) if plan.workers > 1 else Here(writer, progress)
+
+
+def _known(plan: Plan) -> list[Outcome]:
+    """The runs that are not to be computed: already there, or failed before."""
     pending = {run.run_id for group in plan.todo for run in group}
-    there = [run for run_id, run in by_id.items() if run_id not in pending]
-    outcomes = [Outcome(run.run_id, run_path(plan.out_dir, run), "skipped") for run in there]
-    if plan.todo:
-        check_writable(plan.out_dir)
-    if plan.workers > 1:
-        outcomes += run_in_processes(plan.todo, plan.workers, plan.out_dir, log_wandb, progress)
-    else:
-        for group in plan.todo:
-            outcomes += run_task(group, plan.out_dir, log_wandb, progress)
-    for outcome in outcomes:
-        if outcome.status == "failed":
-            save_failure(plan.out_dir, by_id[outcome.run_id], outcome.reason)
-    return SweepResult(outcomes, time.perf_counter() - start)
+    outcomes = []
+    for run in plan.runs:
+        run_id = run.run_id
+        if run_id in plan.failed:
+            outcomes.append(Outcome(run_id, run_path(plan.out_dir, run), "failed", plan.failed[run_id]))
+        elif run_id not in pending:
+            outcomes.append(Outcome(run_id, run_path(plan.out_dir, run), "skipped"))
+    return outcomes
 
 
 def describe_run(config: RunConfig, out_dir: str | Path, *, run_name: str | None = None, force: bool = False) -> str:
@@ -167,25 +193,21 @@ def _target(config: RunConfig, out_dir: str | Path, run_name: str | None, force:
     return path, False
 
 
-def _default_workers(pending: Sequence[RunConfig]) -> int:
-    """All cores, or this process alone where starting others would take longer than the work."""
-    return available_cores() if estimated_cost(pending) > WORTH_PROCESSES else 1
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_writable(out_dir: str | Path, option: str = "out_dir") -> None:
     """Make the folder and prove that a file can be made in it, before hours are spent; `UserError` if not."""
     folder = Path(out_dir)
-    probe = folder / f"{TEMPORARY}{os.getpid()}.tmp"
+    probe = temporary_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-        clear_leftovers(folder)
+        clear_all_leftovers(folder)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{option} {str(out_dir)!r} cannot be written: {why}") from error
+
+
+def clear_all_leftovers(out_dir: Path) -> None:
+    """Remove what killed processes left in a runs folder in the middle of a write."""
+    for folder in (out_dir, out_dir / FOLDER):
+        clear_leftovers(folder)

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from byolsim.config import Frozen, LrEncMode
+
+SHARD_ALLOWED = "I/N, whole numbers with 0 <= I < N <= 10^6"
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(I, N) of a shard `I/N`; `ValueError` if it is none."""
+    match = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", text)
+    if match is None:
+        raise ValueError("not of the form I/N")
+    index, count = int(match[1]), int(match[2])
+    if not index < count <= 10**6:
+        raise ValueError("no such part")
+    return index, count
+
+
+def _shard_text(text: str) -> str:
+    return "{}/{}".format(*parse_shard(text))
+
+
+ADDRESS_ALLOWED = "tcp://HOST:PORT"
+
+
+def _address(text: str) -> str:
+    if re.fullmatch(r"(tcp|tls|wss?)://[^\s/:]\S*:[0-9]+", text) is None:
+        raise ValueError("not an address")
+    return text
 
 
 class RunOutput(Frozen):
@@ -26,9 +54,42 @@ class SweepOutput(Frozen):
 
     out_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
     workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, description="processes (all cores)")
+    shard: Annotated[str, AfterValidator(_shard_text)] | None = Field(
+        default=None,
+        description="do part I of N of the grid; the parts cost about the same, and depend on the grid alone",
+        json_schema_extra={"allowed": SHARD_ALLOWED},
+    )
+    executor: Literal["processes", "dask"] = Field(
+        default="processes", description="worker processes of byolsim, or a local Dask cluster (extra dask)"
+    )
+    scheduler: Annotated[str, AfterValidator(_address)] | None = Field(
+        default=None,
+        description="address of a running Dask scheduler to use, in place of a local cluster",
+        json_schema_extra={"allowed": ADDRESS_ALLOWED},
+    )
+    workers_write: bool = Field(
+        default=False, description="Dask's workers write the files themselves, into a folder that they share"
+    )
     log_wandb: bool = Field(default=False, description="log to Weights & Biases once a file is safe (extra wandb)")
     force: bool = Field(default=False, description="compute again, and replace, what is already there")
-    dry_run: bool = Field(default=False, description="say what would be done, and do nothing")
+    retry_failed: bool = Field(default=False, description="try runs again whose failure is recorded")
+    fail_fast: bool = Field(default=False, description="stop at the first run that fails, and end what is running")
+    dry_run: bool = Field(default=False, description="say what would be done and what it would cost, and do nothing")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scheduler_is_dask(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("scheduler") is not None:
+            return {"executor": "dask"} | dict(given)
+        return given
+
+    @model_validator(mode="after")
+    def _check_executor(self) -> SweepOutput:
+        if self.executor != "dask":
+            for name in ("scheduler", "workers_write"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} belongs to executor = 'dask', not to {self.executor!r}")
+        return self
 
 
 class FigsConfig(Frozen):

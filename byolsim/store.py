@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from byolsim.config import SCHEMA_VERSION, RunConfig
-from byolsim.errors import UserError
+from byolsim.errors import DiskFull, UserError
 from byolsim.layout import CHECKSUM_KEY, METADATA_KEY, encode, schema
 from byolsim.record import RunRecord
 from byolsim.seal import Seal, read_seal
+from byolsim.temporary import temporary_path
 
 SUFFIX = ".parquet"
-TEMPORARY = ".byolsim-"
-"""How the names of temporary files begin: no other program's file is ever taken for one."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a file does not fit: disk, quota, limit on the size of a file."""
 
-STALE_S = 3600.0
 _DAMAGE = (OSError, pa.ArrowException, ValueError, OverflowError)
 """What reading a damaged file can raise."""
 
@@ -94,9 +93,13 @@ def save(record: RunRecord, path: Path) -> Path:
     Raises
     ------
     UserError
-        If the folder cannot be written or the disk is full; no partial file is left.
+        If the folder cannot be written, `DiskFull` if the file does not fit; no partial file is left.
     """
-    return write_whole(path, encode(record))
+    try:
+        data = encode(record)
+    except pa.ArrowException as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    return write_whole(path, data)
 
 
 def write_whole(path: Path, data: bytes) -> Path:
@@ -113,9 +116,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     UserError
-        If it cannot be written; no partial file is left.
+        If it cannot be written, `DiskFull` among them; no partial file is left.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.tmp")
+    temporary = temporary_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -125,18 +128,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        kind = DiskFull if error.errno in FULL else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove temporary files of ours that a process killed in the middle of a write left; no write takes an hour."""
-    for temporary in folder.glob(f"{TEMPORARY}*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > STALE_S:
-                temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -258,40 +254,3 @@ def exists(path: Path) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def failure_path(out_dir: str | Path, config: RunConfig) -> Path:
-    """Where a run that failed for a reason other than divergence is recorded.
-
-    In a folder of its own, whose leading underscore hides it from readers of the whole runs folder.
-    """
-    return Path(out_dir) / "_failed" / f"{config.run_id}.failed.json"
-
-
-def failed_files(out_dir: Path) -> list[Path]:
-    """The recorded failures of a folder, sorted by name; none where they cannot be listed."""
-    return sorted(out_dir.glob("_failed/*.failed.json"))
-
-
-def read_failure(path: Path) -> tuple[str, RunConfig, str]:
-    """Id, configuration and reason of a failed run; `UserError` if the file is not what `save_failure` writes."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return str(content["run_id"]), RunConfig(**content["config"]), " ".join(str(content["reason"]).split())
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a record of a failed run ({_first_line(error)})") from error
-
-
-def save_failure(out_dir: str | Path, config: RunConfig, reason: str) -> None:
-    """Record a failed run; where even that cannot be written, the caller's message is all there is."""
-    text = json.dumps({"run_id": config.run_id, "reason": reason, "config": config.model_dump()}, indent=1)
-    with contextlib.suppress(UserError):
-        write_whole(failure_path(out_dir, config), f"{text}\n".encode())
-
-
-def clear_failure(out_dir: str | Path, config: RunConfig) -> None:
-    """Forget an earlier failure of a run that is now complete."""
-    path = failure_path(out_dir, config)
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()  # only where it is empty

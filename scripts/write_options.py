@@ -25,10 +25,10 @@ Written by `scripts/write_options.py` from the fields of `byolsim/config.py`; a 
 
 Each option is also a key of a `--config FILE.toml`, which every command takes. The hyperparameters are fields of
 `RunConfig` or `SweepConfig` in Python (`ema_m` is kept as `tau`), and those of a run are columns of its Parquet
-file. `byolsim all` takes the options of `sweep`, and `metric`, `enc_metric` and `out` of `figs`.
+file. `byolsim all` takes the options of `sweep` but `shard`, and `metric`, `enc_metric` and `out` of `figs`.
 
-In this version a `pred_rule` other than `learned` and `--no_stop_grad` are refused with one line. The torch backend, and
-with it MLPs and CUDA devices, needs the extra `torch`.
+In this version a `pred_rule` other than `learned` and `--no_stop_grad` are refused with one line. The torch backend,
+and with it MLPs and CUDA devices, needs the extra `torch`.
 """
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from byolsim import __version__
+from byolsim import __version__, work
 from byolsim.analysis.frames import read_folder
 from byolsim.cli import _COMMANDS, main
 from byolsim.config import RunConfig
@@ -81,7 +81,8 @@ def test_dashes_and_underscores_are_one_option(byolsim):
 def test_lists_in_three_spellings(byolsim, seeds, taus):
     code, out, _ = byolsim(f"sweep {TINY} {seeds} --batch_sizes 3 {taus} --lr_pred_logspace 1e-3 1e-2 2 --dry-run")
     assert code == 0
-    assert out.startswith("12 runs of mode auto in runs_parquet: 0 already there, 12 to compute")
+    assert out.startswith("12 runs of mode auto in runs_parquet: 0 already there, 12 to compute\nbatch_size  runs")
+    assert "in all: 12 runs in 2 groups that share their draws, 96 run-steps, " in out
     assert not list(Path().iterdir())
 
 
@@ -115,6 +116,52 @@ def test_a_sweep_with_diverged_runs_is_a_success(byolsim):
     )
     assert code == 0
     assert "4 runs in runs_parquet: 2 completed, 2 diverged" in out
+
+
+GRID = f"{TINY} --seeds 1 --batch_sizes 3 --tau_logspace 1e-2 1e-1 2 --lr_pred_logspace 1e-3 1e-2 2 --workers 1"
+
+
+def test_a_sweep_with_failed_runs_lists_them_and_exits_1(byolsim, monkeypatch):
+    simulate = work.simulate_runs
+
+    def fails(group, progress):
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    monkeypatch.setattr(work, "simulate_runs", fails)
+    code, out, err = byolsim(f"sweep {GRID}")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("6 runs in runs_parquet: 0 completed, 0 diverged, 0 already there, 6 failed; ")
+    assert lines[1].split() == ["run", "seed", "batch_size", "tau", "lr_pred", "lr_enc", "reason"]
+    assert len(lines) == 9
+    assert all(line.endswith("  MemoryError: Unable to allocate 1 TiB") for line in lines[2:8])
+    monkeypatch.setattr(work, "simulate_runs", simulate)
+    code, out, _ = byolsim(f"sweep {GRID}")
+    assert code == 1, "reported until somebody asks for another try"
+    assert out.endswith("6 failed before and were not tried again: --retry_failed does\n")
+    assert "6 failed before, 0 to compute" in byolsim(f"sweep {GRID} --dry_run")[1]
+    code, out, _ = byolsim(f"sweep {GRID} --retry_failed")
+    assert (code, out.count("\n")) == (0, 1)
+    assert "6 completed, 0 diverged, 0 already there, 0 failed" in out
+
+
+def test_fail_fast_leaves_the_rest(byolsim, monkeypatch):
+    monkeypatch.setattr(work, "simulate_runs", lambda group, progress: 1 / 0)
+    code, out, _ = byolsim(f"sweep {GRID} --seeds 2 --fail-fast")
+    assert code == 1
+    assert "6 failed; " in out
+    assert "failed; 6 runs were not computed\n" in out
+
+
+def test_shards_of_a_sweep(byolsim):
+    counts = []
+    for index in range(3):
+        code, out, _ = byolsim(f"sweep {GRID} --shard {index}/3")
+        assert code == 0
+        assert " 0 already there" in out
+        counts.append(int(out.split(" runs in ")[0]))
+    assert counts == [2, 2, 2]
+    assert len(runs()) == 6
 
 
 def test_options_from_a_file_and_the_command_line_wins(byolsim):
@@ -189,6 +236,17 @@ MISTAKES = {
     "sweep --tau_logspace 0.1 2 3": "--tau_logspace = 2.0 is not allowed: must be START STOP STEPS: a number > 0",
     "sweep --auto_beta_c 0": "auto_beta_c = 0 with lr_enc_mode = 'auto': must be > 0, the encoder follows the schedule",
     "sweep --workers 0": "--workers = 0 is not allowed: must be a whole number >= 1 and <= 4096",
+    "sweep --shard 3/3": "--shard = '3/3' is not allowed (no such part): must be I/N, whole numbers with 0 <=",
+    "sweep --shard 1": "--shard = '1' is not allowed (not of the form I/N): must be I/N, whole numbers with 0 <= I < N",
+    "sweep --shard -1/3": "--shard = '-1/3' is not allowed (not of the form I/N): must be I/N, whole numbers with",
+    "sweep --shard 0/0": "--shard = '0/0' is not allowed (no such part): must be I/N",
+    "sweep --config shard.toml": "shard.toml: shard = 3 is not allowed: must be I/N, whole numbers with 0 <= I < N",
+    "sweep --executor thread": "--executor = 'thread' is not allowed: must be one of processes, dask",
+    "sweep --scheduler host:8786": "--scheduler = 'host:8786' is not allowed (not an address): must be tcp://HOST:PORT",
+    "sweep --scheduler foo://host:1": "--scheduler = 'foo://host:1' is not allowed (not an address): must be tcp://",
+    "sweep --workers_write": "workers_write belongs to executor = 'dask', not to 'processes'",
+    "sweep --executor processes --scheduler tcp://a:1": "scheduler belongs to executor = 'dask', not to 'processes'",
+    "all --shard 0/3": "No such option '--shard'",
     "run --config none.toml": "--config 'none.toml' cannot be read: No such file or directory",
     "run --config .": "--config '.' cannot be read: Is a directory",
     "run --config bad.toml": "--config 'bad.toml' is no TOML file",
@@ -214,6 +272,7 @@ FILES = {
     "nul.toml": 'out_dir = "a\\u0000b"',
     "rate.toml": "lr_pred = -1.0\nauto_alpha_c = 0.4",
     "key.toml": "tau = 0.1",
+    "shard.toml": "shard = 3",
     "file.txt": "",
 }
 

@@ -14,17 +14,17 @@ import byolsim
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(byolsim.__path__, "byolsim.") if module.name != "byolsim.__main__"
 )
+SWEEPS = tuple(
+    f"byolsim.{name}" for name in ("failures", "work", "pools", "processes", "dispatch", "plan", "launch", "estimate")
+)
+"""The rooms of a sweep: they compute and store."""
+
 HOMES = {
     "numba": ("byolsim.jit", "byolsim.normals", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
-    "pyarrow": (
-        "byolsim.store",
-        "byolsim.layout",
-        "byolsim.launch",
-        "byolsim.processes",
-        "byolsim.analysis",
-        "byolsim.cli",
-    ),
+    "pyarrow": ("byolsim.store", "byolsim.layout", *SWEEPS, "byolsim.analysis", "byolsim.cli"),
+    "dask": (),
+    "distributed": (),
     "matplotlib": ("byolsim.analysis", "byolsim.cli"),
     "click": ("byolsim.cli",),
     "rich": (),
@@ -45,7 +45,7 @@ CORE = (
     "record",
     "seal",
 )
-OUTER = ("byolsim.store", "byolsim.layout", "byolsim.analysis", "byolsim.cli", "byolsim.launch", "byolsim.processes")
+OUTER = ("byolsim.store", "byolsim.layout", "byolsim.analysis", "byolsim.cli", *SWEEPS)
 
 
 def loaded_by(module):

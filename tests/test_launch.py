@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 from cases import small
 
-from byolsim import launch, processes
+from byolsim import dispatch, grid, launch, plan, processes, work
 from byolsim.cli.progress import _plain_lines
 from byolsim.config import RunConfig, SweepConfig
-from byolsim.errors import UserError
+from byolsim.errors import DiskFull, UserError
+from byolsim.failures import clear_failure, failure_path
 from byolsim.grid import expand
-from byolsim.store import clear_failure, failure_path, is_complete, run_path
+from byolsim.store import is_complete, run_path
+from byolsim.temporary import clear_leftovers, temporary_path
 
 GRID: dict[str, Any] = {
     "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 8, "log_every": 4, "seeds": (1, 2),
@@ -59,14 +61,14 @@ def test_a_larger_grid_reuses_the_smaller_one(config, tmp_path):
 
 
 def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, monkeypatch):
-    simulate = processes.simulate_runs
+    simulate = work.simulate_runs
 
     def fails_for_seed_1(group, progress):
         if group[0].seed == 1:
             raise MemoryError("Unable to allocate 1 TiB")
         return simulate(group, progress)
 
-    monkeypatch.setattr(processes, "simulate_runs", fails_for_seed_1)
+    monkeypatch.setattr(work, "simulate_runs", fails_for_seed_1)
     result = launch.sweep(config, tmp_path, workers=1)
     assert (result.count("completed"), result.count("failed")) == (6, 6)
     failed = [run for run in expand(config) if run.seed == 1]
@@ -75,37 +77,83 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
         assert record["run_id"] == run.run_id
         assert record["reason"] == "MemoryError: Unable to allocate 1 TiB"
         assert RunConfig(**record["config"]) == run
-    monkeypatch.setattr(processes, "simulate_runs", simulate)
-    assert launch.sweep(config, tmp_path, workers=1).count("completed") == 6
+    monkeypatch.setattr(work, "simulate_runs", simulate)
+    again = launch.sweep(config, tmp_path, workers=1)
+    assert (again.count("skipped"), again.count("failed")) == (6, 6), "what failed is reported, and not tried again"
+    assert {outcome.reason for outcome in again.outcomes if outcome.status == "failed"} == {record["reason"]}
+    assert launch.sweep(config, tmp_path, workers=1, retry_failed=True).count("completed") == 6
     assert not list(tmp_path.rglob("*failed*")), "a success clears the record of the failure"
 
 
-def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monkeypatch):
-    save = processes.save
+def unwritable(config, monkeypatch, error):
+    """The file of one run cannot be written."""
+    save = work.save
 
     def fails_for_one(record, path):
         if record.config == expand(config)[3]:
-            raise UserError(f"cannot write {path}: No space left on device")
+            raise error
         return save(record, path)
 
-    monkeypatch.setattr(processes, "save", fails_for_one)
+    monkeypatch.setattr(work, "save", fails_for_one)
+    return save
+
+
+def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monkeypatch):
+    unwritable(config, monkeypatch, UserError("cannot write x: Input/output error"))
     result = launch.sweep(config, tmp_path, workers=1)
     (failed,) = [outcome for outcome in result.outcomes if outcome.status == "failed"]
-    assert "No space left" in failed.reason
+    assert failed.reason == "cannot write x: Input/output error"
     assert result.count("completed") == 11
+    assert not result.stopped
+
+
+def test_a_full_disk_stops_the_sweep_and_a_restart_goes_on(config, tmp_path, monkeypatch):
+    save = unwritable(config, monkeypatch, DiskFull("cannot write x: No space left on device"))
+    monkeypatch.setattr(plan, "tasks", lambda runs, workers, limit: grid._groups(runs))  # the group of the run first
+    result = launch.sweep(config, tmp_path, workers=1)
+    counts = [result.count(status) for status in ("completed", "failed", "left")]
+    assert counts == [5, 1, 6], "the rest of the group is written, the other group not begun"
+    assert result.stopped == "cannot write x: No space left on device"
+    assert json.loads(failure_path(tmp_path, expand(config)[3]).read_text())["transient"]
+    monkeypatch.setattr(work, "save", save)
+    again = launch.sweep(config, tmp_path, workers=1)
+    assert (again.count("skipped"), again.count("completed")) == (5, 7), "the run is not to blame: it is tried again"
+    assert not list(tmp_path.rglob("*failed*"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fail_fast_stops_at_the_first_failure(tmp_path, workers):
+    """A configuration that no worker can compute: with fail_fast it stops a sweep whose other groups take minutes."""
+    config = SweepConfig(**(GRID | {"seeds": tuple(range(1, 9)), "epochs": 10**9, "log_every": 10**8}))
+    runs = expand(config)
+    short = [RunConfig(**(run.model_dump() | {"epochs": 8, "log_every": 4})) for run in runs if run.seed == 1]
+    bad = short[0].model_copy(update={"latent_spectrum": "none"})  # never valid: passes no check
+    endless = [[run] for run in runs if run.seed > 1]
+    groups = [short[1:], *endless[: workers - 1], [bad], *endless[workers - 1 :]]
+    planned = plan.Plan(tmp_path, config, [run for group in groups for run in group], groups, {}, workers)
+    result = launch.carry_out(planned, fail_fast=True)
+    failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
+    assert [outcome.run_id for outcome in failed] == [bad.run_id]
+    assert failure_path(tmp_path, bad).exists()
+    assert result.stopped == f"run {bad.run_id} failed"
+    assert result.count("completed") == 5, "what is finished is kept"
+    assert result.count("left") == 42
+    assert len(list(tmp_path.glob("*.parquet"))) == 5
+    assert not multiprocessing.active_children()
 
 
 def test_after_a_death_what_is_stored_counts_and_the_rest_is_halved(config, tmp_path):
     group = tuple(run for run in expand(config) if run.seed == 1)
     launch.run(group[0], tmp_path)
-    stored, again = processes.after_death(processes._Task(group), tmp_path)
+    writer = work.Writer(tmp_path)
+    stored, again = dispatch.after_death(dispatch.Task(group), writer)
     assert [outcome.status for outcome in stored] == ["completed"]
     assert [task.group for task in again] == [group[1:4], group[4:]]
     assert all(task.retried for task in again)
-    single = processes._Task(group[1:2])
-    outcomes, (once_more,) = processes.after_death(single, tmp_path)
+    single = dispatch.Task(group[1:2])
+    outcomes, (once_more,) = dispatch.after_death(single, writer)
     assert outcomes == []
-    (failed,), none = processes.after_death(once_more, tmp_path)
+    (failed,), none = dispatch.after_death(once_more, writer)
     assert none == []
     assert (failed.status, failed.run_id) == ("failed", group[1].run_id)
     assert "killed, twice" in failed.reason
@@ -129,7 +177,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
 
 def test_a_worker_that_dies_while_it_is_idle_is_replaced():
     context = multiprocessing.get_context("spawn")
-    slot = processes._Slot(context, context.SimpleQueue())
+    slot = processes.Slot(context)
     slot.ready()
     (process,) = slot.processes
     process.kill()
@@ -138,17 +186,36 @@ def test_a_worker_that_dies_while_it_is_idle_is_replaced():
         slot.pool.submit(os.getpid).result()  # the pool may need to be told
     assert slot.submit(os.getpid).result() == slot.processes[0].pid != process.pid
     slot.kill()
+    slot.pool.shutdown()
 
 
 def test_old_temporary_files_are_removed(tmp_path):
-    old, new = tmp_path / ".byolsim-1.tmp", tmp_path / ".byolsim-2.tmp"
+    """Those of a process that has ended, and those of another machine an hour later; never those of a live process."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = temporary_path(tmp_path)
+    _, machine, pid, token = mine.name.split("-")
+    assert pid == str(os.getpid())
+    orphan = tmp_path / f".byolsim-{machine}-{ended.pid}-{token}"
+    elsewhere = tmp_path / f".byolsim-{'0' * 8}-{ended.pid}-{token}"
+    old = tmp_path / f".byolsim-{'1' * 8}-{ended.pid}-{token}"
     foreign = tmp_path / ".editor.tmp"
-    for path in (old, new, foreign):
+    for path in (mine, orphan, elsewhere, old, foreign):
         path.touch()
     for path in (old, foreign):
         os.utime(path, (0, 0))
     launch.check_writable(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {new.name, foreign.name}
+    assert {path.name for path in tmp_path.iterdir()} == {mine.name, elsewhere.name, foreign.name}
+
+
+def test_the_temporary_file_of_a_process_that_nobody_waited_for_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its number is still taken
+    _, machine, _, token = temporary_path(tmp_path).name.split("-")
+    (tmp_path / f".byolsim-{machine}-{ended.pid}-{token}").touch()
+    clear_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+    ended.wait()
 
 
 def test_a_script_without_the_main_guard_gets_one_line(tmp_path):

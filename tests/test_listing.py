@@ -22,8 +22,9 @@ from byolsim import load_runs
 from byolsim.analysis import export
 from byolsim.analysis.where import NAMES, facts, parse_where
 from byolsim.config import RunConfig
+from byolsim.failures import clear_failure, save_failure
 from byolsim.layout import encode, schema
-from byolsim.store import clear_failure, run_path, save_failure
+from byolsim.store import run_path
 
 
 @pytest.fixture(autouse=True)

@@ -19,17 +19,9 @@ from byolsim import load_runs
 from byolsim.analysis.frames import read_folder, value_at
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
+from byolsim.failures import failure_path, save_failure
 from byolsim.metrics import METRICS
-from byolsim.store import (
-    failure_path,
-    file_name,
-    is_complete,
-    read_columns,
-    run_path,
-    save,
-    save_failure,
-    schema,
-)
+from byolsim.store import file_name, is_complete, read_columns, run_path, save, schema
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from byolsim.analysis.frames import each_file, no_run
 from byolsim.analysis.where import Facts, facts, parse_where
 from byolsim.config import RunConfig
 from byolsim.errors import UserError, printable
+from byolsim.failures import failed_files, read_failure
 from byolsim.output import LsConfig
-from byolsim.store import RunInfo, failed_files, read_failure, read_info
+from byolsim.store import RunInfo, read_info
 
 
 @dataclass(frozen=True)

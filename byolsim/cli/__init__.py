@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from byolsim import __version__
 from byolsim.errors import UserError, show_warnings_as_lines
-from byolsim.interrupts import exit_on_sigterm
+from byolsim.interrupts import Terminated, exit_on_sigterm
 
 _COMMANDS = {
     "run": "Train one model and store its trajectory.",
@@ -27,8 +29,6 @@ _COMMANDS = {
 
 LONGEST_LINE = 1600
 """Characters of an error that are shown: a value from a file can be of any length."""
-
-INTERRUPTED = "interrupted; finished runs are kept, and the same command computes what is missing"
 
 
 class LazyGroup(click.Group):
@@ -63,9 +63,13 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line: exit code 0, 1 where a run failed, 2 and one line for a mistake, 130 after Ctrl-C."""
+    """Run the command line.
+
+    Exit code 0, 1 where a run failed, 2 and one line for a mistake, 130 after Ctrl-C, 143 after SIGTERM.
+    """
     exit_on_sigterm()
     show_warnings_as_lines()
+    typed = sys.argv[1:] if args is None else args
     try:
         code = cli.main(args=args, prog_name="byolsim", standalone_mode=False)
         sys.stdout.flush()
@@ -87,12 +91,23 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             sys.exit(1)
         _stop(f"cannot write the output: {error.strerror or error}", 2)
     except (KeyboardInterrupt, click.Abort):
-        _stop(INTERRUPTED, 130)
+        _stop(_interrupted(typed), 130)
+    except Terminated:
+        _stop(_interrupted(typed), 143)
     except Exception as error:
         # Compiled libraries turn a Ctrl-C in one of their callbacks into an error of their own.
         if "KeyboardInterrupt" in f"{error!r}{error.__cause__!r}{error.__context__!r}":
-            _stop(INTERRUPTED, 130)
+            _stop(_interrupted(typed), 130)
         raise
+
+
+def _interrupted(typed: Sequence[str]) -> str:
+    """What is kept, and the line that goes on from there; `--force` would compute again what is kept."""
+    rest = [word for word in typed if word != "--force"]
+    if not {"run", "sweep", "all"} & set(rest):
+        return "interrupted"
+    program = f"{Path(sys.executable).name} -m byolsim" if Path(sys.argv[0]).name == "__main__.py" else "byolsim"
+    return f"interrupted; finished runs are kept. To compute what is missing: {program} {shlex.join(rest)}"
 
 
 def _stop(message: str, code: int) -> NoReturn:

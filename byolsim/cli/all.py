@@ -6,12 +6,12 @@ from byolsim.analysis.select import check_metric
 from byolsim.cli.figs import draw
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.run import run_one
-from byolsim.cli.sweep import sweep_grid
+from byolsim.cli.sweep import plan_of, sweep_grid
 from byolsim.config import RunConfig, SweepConfig, sweep_notes
-from byolsim.launch import check_writable, plan_sweep
+from byolsim.launch import check_writable
 from byolsim.output import FigsConfig, RunOutput, SweepOutput
 
-_SET_BY_ALL = ("runs_dir", "epoch", "use_last_valid")
+_SET_BY_ALL = ("runs_dir", "epoch", "use_last_valid", "shard")
 
 
 @command_of(
@@ -31,7 +31,7 @@ def command(given: Given) -> int:
     )
     for name in ("metric", "enc_metric"):
         check_metric(getattr(figures, name), name)
-    plan = plan_sweep(grid, output.out_dir, workers=output.workers, force=output.force)
+    plan = plan_of(grid, output)
     if not output.dry_run:
         check_writable(figures.out, "out")
     run_one(run, run_output, [])

@@ -24,7 +24,7 @@ from byolsim.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
 
-_FLAGS = {"force", "dry_run", "use_last_valid"}
+_FLAGS = {"force", "retry_failed", "fail_fast", "workers_write", "dry_run", "use_last_valid"}
 _LIST_TEXT = {"latent_spectrum"}
 _REPEATED = {"where"}
 """Text that may be given several times, each time with more that must hold."""

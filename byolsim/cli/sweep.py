@@ -6,9 +6,16 @@ import click
 
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
-from byolsim.config import SweepConfig, sweep_notes
-from byolsim.launch import Plan, SweepResult, carry_out, plan_sweep
-from byolsim.output import SweepOutput
+from byolsim.cli.tables import table
+from byolsim.cluster import dask_executor
+from byolsim.config import RunConfig, SweepConfig, sweep_notes
+from byolsim.estimate import Cost, estimate
+from byolsim.failures import FOLDER
+from byolsim.launch import SweepResult, carry_out
+from byolsim.output import SweepOutput, parse_shard
+from byolsim.plan import Plan, plan_sweep
+from byolsim.pools import available_cores, executor_size
+from byolsim.work import Progress
 
 FAILURES_SHOWN = 20
 
@@ -17,14 +24,26 @@ FAILURES_SHOWN = 20
     SweepConfig,
     SweepOutput,
     help="Train a grid of models, in parallel, and store each as one Parquet file. What is there already is skipped.",
-    epilog="Exit code 0 also where runs diverged: that is a result. Exit code 1 where a run failed for another reason.",
+    epilog="Exit code 0 also where runs diverged: that is a result. Exit code 1 where a run failed for another reason "
+    "or the disk is full: the same command tries again what is missing, and --retry_failed what failed.",
 )
 def command(given: Given) -> int:
     """Parse, sweep, show."""
     config = given.build(SweepConfig)
     output = given.build(SweepOutput)
-    plan = plan_sweep(config, output.out_dir, workers=output.workers, force=output.force)
-    return sweep_grid(plan, output, sweep_notes(given.values, config))
+    return sweep_grid(plan_of(config, output), output, sweep_notes(given.values, config))
+
+
+def plan_of(config: SweepConfig, output: SweepOutput) -> Plan:
+    """What the command would do."""
+    return plan_sweep(
+        config,
+        output.out_dir,
+        workers=output.workers or (available_cores() if output.executor == "dask" else None),
+        force=output.force,
+        retry_failed=output.retry_failed,
+        shard=parse_shard(output.shard) if output.shard is not None else None,
+    )
 
 
 def sweep_grid(plan: Plan, output: SweepOutput, notes: list[str]) -> int:
@@ -35,27 +54,76 @@ def sweep_grid(plan: Plan, output: SweepOutput, notes: list[str]) -> int:
         click.echo(_plan_text(plan))
         return 0
     with progress_bar("byolsim sweep", plan.run_steps) as advance:
-        result = carry_out(plan, log_wandb=output.log_wandb, progress=advance)
+        if output.executor == "dask" and plan.todo:
+            plan, result = _with_dask(plan, output, advance)
+        else:
+            result = carry_out(plan, fail_fast=output.fail_fast, log_wandb=output.log_wandb, progress=advance)
     click.echo(_summary(result, plan))
-    return 1 if result.count("failed") else 0
+    return 1 if result.count("failed") or result.count("left") else 0
+
+
+def _with_dask(plan: Plan, output: SweepOutput, advance: Progress) -> tuple[Plan, SweepResult]:
+    with dask_executor(output.scheduler, plan.workers) as executor:
+        plan = plan.for_workers(executor_size(executor, output.workers))
+        return plan, carry_out(
+            plan,
+            executor=executor,
+            limit=output.workers,
+            workers_write=output.workers_write,
+            fail_fast=output.fail_fast,
+            log_wandb=output.log_wandb,
+            progress=advance,
+        )
 
 
 def _plan_text(plan: Plan) -> str:
-    pending, mode = sum(map(len, plan.todo)), plan.runs[0].lr_enc_mode
-    return (
-        f"{len(plan.runs)} runs of mode {mode} in {plan.out_dir}: {len(plan.runs) - pending} already there, "
-        f"{pending} to compute\n"
-        f"{len(plan.todo)} groups that share their draws, {plan.run_steps:,} run-steps, {_where(plan)}"
+    pending = sum(map(len, plan.todo))
+    there = len(plan.runs) - pending - len(plan.failed)
+    failed = f"{len(plan.failed)} failed before, " if plan.failed else ""
+    head = (
+        f"{len(plan.runs)} runs of mode {plan.config.lr_enc_mode} in {plan.out_dir}: {there} already there, "
+        f"{failed}{pending} to compute"
     )
+    return "\n".join([head, *_cost_table(plan)]) if pending else head
+
+
+def _cost_table(plan: Plan) -> list[str]:
+    cost = estimate(plan)
+    rows = [[str(n), *_cost_cells(part)] for n, part in cost.by_batch_size.items()]
+    return [
+        *table(["batch_size", "runs", "groups", "run-steps", "core-seconds", "bytes"], rows, left=()),
+        f"in all: {cost.total.runs} runs in {cost.total.groups} groups that share their draws, "
+        f"{cost.total.run_steps:,} run-steps, {_seconds(cost.total.seconds)} seconds with {_where(plan)}, "
+        f"{_size(cost.total.bytes)}",
+        "an estimate: some steps were timed on this machine just now; start and compilation are not counted, and a run "
+        "that diverges ends earlier",
+    ]
+
+
+def _cost_cells(cost: Cost) -> list[str]:
+    return [str(cost.runs), str(cost.groups), f"{cost.run_steps:,}", _seconds(cost.seconds), _size(cost.bytes)]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
 
 
 def _where(plan: Plan) -> str:
-    run, n = plan.runs[0], plan.workers
-    return f"{n} process{'es' * (n != 1)} on {run.backend}/{run.device}"
+    n = plan.workers
+    on = f" on {plan.runs[0].backend}/{plan.runs[0].device}" if plan.runs else ""
+    return f"{n} process{'es' * (n != 1)}{on}"
 
 
 def _summary(result: SweepResult, plan: Plan) -> str:
-    counts = {status: result.count(status) for status in ("completed", "diverged", "skipped", "failed")}
+    counts = {status: result.count(status) for status in ("completed", "diverged", "skipped", "failed", "left")}
     clipped = sum(o.clips is not None and (o.clips.lr_pred_limit + o.clips.lr_enc_limit > 0) for o in result.outcomes)
     floored = sum(o.clips is not None and o.clips.H_floor > 0 for o in result.outcomes)
     lines = [
@@ -65,9 +133,30 @@ def _summary(result: SweepResult, plan: Plan) -> str:
     ]
     if clipped or floored:
         lines.append(f"auto schedule: a stability bound was active in {clipped} runs, the floor of H_t in {floored}")
-    failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
-    lines += [f"failed {outcome.run_id}: {outcome.reason}" for outcome in failed[:FAILURES_SHOWN]]
-    if len(failed) > FAILURES_SHOWN:
-        more = len(failed) - FAILURES_SHOWN
-        lines.append(f"and {more} more; each is recorded in {plan.out_dir}/_failed, if the disk allows")
+    lines += _failure_table(result, plan)
+    if result.stopped:
+        lines.append(f"stopped: {result.stopped}; {counts['left']} runs were not computed")
+    if plan.failed:
+        lines.append(f"{len(plan.failed)} failed before and were not tried again: --retry_failed does")
     return "\n".join(lines)
+
+
+def _failure_table(result: SweepResult, plan: Plan) -> list[str]:
+    failed = [outcome for outcome in result.outcomes if outcome.status == "failed"]
+    if not failed:
+        return []
+    configs = {config.run_id: config for config in plan.runs}
+    rows = [[f"failed {o.run_id}", *_point(configs[o.run_id]), o.reason] for o in failed[:FAILURES_SHOWN]]
+    lines = table(["run", "seed", "batch_size", "tau", "lr_pred", "lr_enc", "reason"], rows, left=(0, 6))
+    if len(failed) > FAILURES_SHOWN:
+        lines.append(f"and {len(failed) - FAILURES_SHOWN} more")
+    return [*lines, f"each is recorded in {plan.out_dir / FOLDER}, if the disk allows"]
+
+
+def _point(config: RunConfig) -> list[str]:
+    """Where a run stands in its grid."""
+
+    def rate(value: float | None) -> str:
+        return "auto" if value is None else f"{value:g}"
+
+    return [str(config.seed), str(config.batch_size), f"{config.tau:g}", rate(config.lr_pred), rate(config.lr_enc)]

@@ -1,0 +1,74 @@
+"""Runs that failed for a reason other than divergence: `_failed/<id>.failed.json` in the runs folder (SPEC 7).
+
+The leading underscore of the folder hides it from readers of the whole runs folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from byolsim.config import RunConfig
+from byolsim.errors import UserError
+from byolsim.store import write_whole
+
+FOLDER = "_failed"
+SUFFIX = ".failed.json"
+
+
+def failure_path(out_dir: str | Path, config: RunConfig) -> Path:
+    """Where the failure of a run is recorded."""
+    return Path(out_dir) / FOLDER / f"{config.run_id}{SUFFIX}"
+
+
+def save_failure(out_dir: str | Path, config: RunConfig, reason: str, transient: bool = False) -> None:
+    """Record a failed run; where even that cannot be written, the caller's message is all there is.
+
+    `transient` where the run is not to blame (a full disk, a broken executor): a sweep that is started again tries it.
+    """
+    record = {"run_id": config.run_id, "reason": reason, "transient": transient, "config": config.model_dump()}
+    data = f"{json.dumps(record, indent=1)}\n".encode()
+    for _ in range(2):  # another process may remove the folder, empty, at this moment
+        with contextlib.suppress(UserError):
+            write_whole(failure_path(out_dir, config), data)
+            return
+
+
+def clear_failure(out_dir: str | Path, config: RunConfig) -> None:
+    """Forget an earlier failure of a run that is now complete."""
+    path = failure_path(out_dir, config)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()  # only where it is empty
+
+
+def lasting_failures(out_dir: str | Path) -> Mapping[str, str]:
+    """Run id -> reason of the recorded failures that are not transient; damaged records are none."""
+    found = {}
+    try:
+        paths = list((Path(out_dir) / FOLDER).glob(f"*{SUFFIX}"))
+    except (OSError, ValueError):
+        return {}
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not record.get("transient", False):
+                found[str(record["run_id"])] = str(record["reason"])
+    return found
+
+
+def failed_files(out_dir: Path) -> list[Path]:
+    """The recorded failures of a folder, sorted by name; none where they cannot be listed."""
+    return sorted(out_dir.glob(f"{FOLDER}/*{SUFFIX}"))
+
+
+def read_failure(path: Path) -> tuple[str, RunConfig, str]:
+    """Id, configuration and reason of a failed run; `UserError` if the file is not what `save_failure` writes."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return str(content["run_id"]), RunConfig(**content["config"]), " ".join(str(content["reason"]).split())
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a record of a failed run ({why})") from error
