@@ -10,10 +10,10 @@ from __future__ import annotations
 def by_sample(n: int, d: int, r: int, runs: int) -> float:
     """Per run-step, with the minibatch itself.
 
-    B_o X, B_t X+ and D X^T: 2 n d r each; P Z_o: 2 n r^2; G B_o^T and P^T G: 2 d r^2 each. Shared by the group: A Z,
+    B_o X, B_t X+ and D X^T: 2 n d r each; P Z_o and D Z_o^T: 2 n r^2 each; P^T G: 2 d r^2. Shared by the group: A Z,
     2 n d r.
     """
-    return 3 * 2 * n * d * r + 2 * n * r**2 + 2 * 2 * d * r**2 + 2 * n * d * r / runs
+    return 3 * 2 * n * d * r + 2 * 2 * n * r**2 + 2 * d * r**2 + 2 * n * d * r / runs
 
 
 def by_moment(n: int, d: int, r: int, runs: int) -> float:

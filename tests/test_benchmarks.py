@@ -38,7 +38,7 @@ def test_operations_are_those_of_the_products():
 
     n, d, r, runs = 5, 7, 3, 4
     views = counted([(d, r, n)]) / runs
-    by_sample = [(r, d, n), (r, d, n), (r, r, n), (r, n, d), (r, d, r), (r, r, d)]
+    by_sample = [(r, d, n), (r, d, n), (r, r, n), (r, n, d), (r, n, r), (r, r, d)]
     assert counts.by_sample(n, d, r, runs) == pytest.approx(counted(by_sample) + views)
     by_moment = [(r, d, d), (r, d, d), (r, r, d), (r, d, r), (r, r, d)]
     moments = counted([(d, n, d), (d, n, d)]) / runs

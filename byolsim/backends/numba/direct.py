@@ -29,6 +29,7 @@ def direct_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, s
                 np.dot(scratch.FW, scratch.FW.T, scratch.C)
                 curvature_tick(k, hyper, course, scratch)
             _gradient(world, scratch)
+            np.dot(scratch.G, state.B_o[k].T, scratch.grad_P)
             update(k, t, world, hyper, state, course, scratch)
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from byolsim.backends.numba.linalg import (
+    distance,
     householder_lq,
-    safe_scale,
     scale,
     scale_columns,
     subtract,
@@ -53,7 +53,7 @@ def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course
     # Fields are read once: each access counts references, with a locked instruction, and many are in the loop.
     Ps, B_os, B_ts = state.P, state.B_o, state.B_t
     X, X_plus, Z_o, Z_t, D, G = scratch.X, scratch.X_plus, scratch.Z_o, scratch.Z_t, scratch.D, scratch.G
-    X_T, flat_D, flat_Z_t = X.T, D.reshape(-1), Z_t.reshape(-1)
+    X_T, Z_o_T, flat_D, flat_Z_t, grad_P = X.T, Z_o.T, D.reshape(-1), Z_t.reshape(-1), scratch.grad_P
     for s in range(lo, hi):
         _form_views(draws[s], world, scratch)
         t = first + s
@@ -67,6 +67,7 @@ def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course
             if want_loss and s == hi - 1:
                 now[k, LOSS] = 0.5 * n * sum_squares(D)
             np.dot(D, X_T, G)
+            np.dot(D, Z_o_T, grad_P)  # D Z_o^T = G B_o^T, with n columns in place of d
             if (t - 1) % int(hyper[k, AUTO_EVERY]) == 0:
                 np.dot(Z_o, Z_o.T, scratch.C)
                 scale(scratch.C, inverse_n)
@@ -101,6 +102,7 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
             if want_loss and s == hi - 1:
                 _moment_loss(k, state, now, scratch)
             subtract(scratch.G, scratch.U)
+            np.dot(scratch.G, state.B_o[k].T, scratch.grad_P)
             if (t - 1) % int(hyper[k, AUTO_EVERY]) == 0:
                 np.dot(scratch.Y, state.B_o[k].T, scratch.C)
                 curvature_tick(k, hyper, course, scratch)
@@ -133,6 +135,7 @@ def population_steps(lo, hi, want_loss, world, hyper, state, course, scratch):
             for i in range(scratch.G.shape[0]):
                 for j in range(scratch.G.shape[1]):
                     scratch.G[i, j] += variance * scratch.Y[i, j]
+            np.dot(scratch.G, state.B_o[k].T, scratch.grad_P)
             update(k, t, world, hyper, state, course, scratch)
 
 
@@ -147,11 +150,7 @@ def snapshot(row, world, state, course, scratch, log):
         log.P[k, row] = state.P[k]
         _inside_outside(state.B_o[k], world, scratch, log.b_o[k, row], log.L_o[k, row])
         _inside_outside(state.B_t[k], world, scratch, log.b_t[k, row], log.L_t[k, row])
-        for i in range(scratch.W.shape[0]):
-            for j in range(scratch.W.shape[1]):
-                scratch.W[i, j] = state.B_o[k, i, j] - state.B_t[k, i, j]
-        divisor = safe_scale(scratch.W)
-        log.gap[k, row] = divisor * np.sqrt(np.float64(sum_squares(scratch.W)))
+        log.gap[k, row] = distance(state.B_o[k], state.B_t[k], scratch.W)
         log.loss[k, row] = now[k, LOSS]
         log.Hmax[k, row] = now[k, H_T]
         log.lr_pred_t[k, row] = now[k, ALPHA_T]
@@ -211,13 +210,11 @@ def _population_covariance(M_o, B_o, variance, world, scratch):
 
 @inlined
 def update(k, t, world, hyper, state, course, scratch):
-    """The heavy-ball steps, the EMA and the divergence check of SPEC 3, from the G of the step."""
+    """The heavy-ball steps, the EMA and the divergence check of SPEC 3, from G and grad_P = G B_o^T of the step."""
     P, B_o, B_t, G, now = state.P[k], state.B_o[k], state.B_t[k], scratch.G, course.now
     real = P.dtype.type
     set_rates(k, P, world.lambda_max_x, scratch.square, hyper, now, course.clips)
     pred_steps, enc_steps = t % int(hyper[k, PRED_EVERY]) == 0, t % int(hyper[k, ENC_EVERY]) == 0
-    if pred_steps:
-        np.dot(G, B_o.T, scratch.grad_P)
     if enc_steps:
         np.dot(P.T, G, scratch.grad_B)
     eta, tau, keep = real(hyper[k, ETA]), real(hyper[k, TAU]), real(hyper[k, KEEP])
@@ -275,8 +272,6 @@ def _inside_outside(B, world, scratch, b, L):
     """B = B Q_A, and L of the rest by `householder_lq`."""
     np.dot(B, world.Q_A, scratch.M_o)
     np.dot(scratch.M_o, world.Q_A.T, scratch.W)
-    for i in range(B.shape[0]):
-        for j in range(B.shape[1]):
-            scratch.W[i, j] = B[i, j] - scratch.W[i, j]
+    subtract_and_scale(scratch.W.reshape(-1), B.reshape(-1), scratch.W.dtype.type(-1.0))
     b[:] = scratch.M_o
     householder_lq(scratch.W, L, scratch.reflections)

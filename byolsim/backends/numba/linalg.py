@@ -79,9 +79,20 @@ def _reflect(W, k, factor):
 
 
 @kernel
+def distance(M, N, work):
+    """||M - N||_F of two contiguous matrices without underflow; `work` has their shape."""
+    difference, x, y = work.reshape(-1), M.reshape(-1), N.reshape(-1)
+    for i in range(x.size):
+        difference[i] = x[i] - y[i]
+    divisor = safe_scale(work)
+    return divisor * np.sqrt(np.float64(dot(difference, difference)))
+
+
+@kernel
 def safe_scale(W):
     """Divide W by its largest entry where squares of its entries would leave the range of the type; the divisor."""
-    square = np.float64(sum_squares(W))
+    flat = W.reshape(-1)
+    square = np.float64(dot(flat, flat))
     if 1e-30 < square < 1e30:  # also far inside the range of float32
         return 1.0
     largest = 0.0

@@ -183,7 +183,9 @@ def reduced_scratch(config: RunConfig, key: MomentsKey) -> structures.ReducedScr
         image=np.zeros(r),
         square=np.zeros((r, r)),
         outside=np.zeros((r, 3 * r)),
-        gap=np.zeros((r, 4 * r)),
+        online=np.zeros((r, 4 * r)),
+        target=np.zeros((r, 4 * r)),
+        work=np.zeros((r, 4 * r)),
         reflections=np.zeros((2, r)),
     )
 

@@ -21,7 +21,7 @@ from byolsim.backends.numba.lane_linalg import (
     transpose,
 )
 from byolsim.backends.numba.lanes import load, store, zeros
-from byolsim.backends.numba.linalg import householder_lq, safe_scale, sum_squares
+from byolsim.backends.numba.linalg import distance, householder_lq
 from byolsim.backends.numba.rates import check_divergence, curvature_tick, set_rates
 from byolsim.backends.numba.structures import (
     ALPHA,
@@ -252,10 +252,9 @@ def reduced_snapshot(row, world, state, course, scratch, log):
             for j in range(3 * r):
                 scratch.outside[i, j] = X[2 * r + i, r + j, lane]
             for j in range(4 * r):
-                scratch.gap[i, j] = X[i, j, lane] - X[2 * r + i, j, lane]
+                scratch.online[i, j], scratch.target[i, j] = X[i, j, lane], X[2 * r + i, j, lane]
         householder_lq(scratch.outside, log.L_t[k, row], scratch.reflections)
-        divisor = safe_scale(scratch.gap)
-        log.gap[k, row] = divisor * np.sqrt(np.float64(sum_squares(scratch.gap)))
+        log.gap[k, row] = distance(scratch.online, scratch.target, scratch.work)
         log.loss[k, row] = course.now[k, LOSS]
         log.Hmax[k, row] = course.now[k, H_T]
         log.lr_pred_t[k, row] = course.now[k, ALPHA_T]

@@ -164,7 +164,9 @@ class ReducedScratch(NamedTuple):
     image: NDArray[np.float64]  # (r,)
     square: NDArray[np.float64]  # (r, r)
     outside: NDArray[np.float64]  # (r, 3r)
-    gap: NDArray[np.float64]  # (r, 4r)
+    online: NDArray[np.float64]  # (r, 4r)
+    target: NDArray[np.float64]  # (r, 4r)
+    work: NDArray[np.float64]  # (r, 4r)
     reflections: NDArray[np.float64]  # (2, r)
 
 
