@@ -89,6 +89,29 @@ def test_lane_lq(shape, dtype):
     assert (M[:, :2] == 1).all()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 2e-15])
+@pytest.mark.parametrize("relative", [1e-4, 1e-8, 1e-19, 1e-170])
+def test_rows_of_any_size_beside_one_another_keep_their_digits(relative, scale, dtype):
+    """Rows 2 and 3 are a tiny multiple of general ones, as a nearly collapsed encoder is beside its target.
+
+    Both kernels against NumPy's factor of the rows in their own units, an LQ factorisation being row-wise scalable.
+    """
+    if dtype == "float32" and relative < 1e-19:
+        pytest.skip("not a number of float32")
+    general = np.random.default_rng(4).normal(size=(6, 9))
+    units = scale * np.array([1.0, 1.0, relative, relative, 1.0, 1.0])
+    rows = (units[:, None] * general).astype(dtype)
+    expected = lq_factor(general)
+    tolerance = 1e-13 if dtype == "float64" else 2e-5
+    L = np.empty((6, 6), dtype)
+    linalg.householder_lq(rows.copy(), L, np.empty((2, 6)))
+    np.testing.assert_allclose(L / units[:, None], expected, atol=tolerance)
+    M = in_lanes([rows] + [general] * (lane_count(dtype) - 1), dtype)
+    lane_linalg.lane_lq(M, 0, 9)
+    np.testing.assert_allclose(M[:, :6, 0] / units[:, None], expected, atol=tolerance)
+
+
 def test_lane_lq_of_rank_deficient_and_signed_rows():
     """Dependent rows, a zero row, and rows that are triangular already with either sign."""
     rng = np.random.default_rng(1)
@@ -163,7 +186,8 @@ def test_kernel_sets_the_rates_of_the_plain_rule(c_alpha, c_beta, H):
     P = rng.normal(size=(3, 3))
     rule = AutoRates(tau=0.3, mu_P=0.9, mu_B=0.5, eta=0.1, lambda_max_x=4.0)
     course, hyper, world, scratch = packed(P, c_alpha, c_beta, H, rule)
-    rates.set_rates(0, P, world.lambda_max_x, scratch.square, hyper, course.now, course.clips)
+    may_be_cut = rates.beta_may_be_cut(0, world.lambda_max_x, hyper, course.now)
+    rates.set_rates(0, P, may_be_cut, world.lambda_max_x, scratch.square, hyper, course.now, course.clips)
     alpha, alpha_cut = rule.alpha(c_alpha, H)
     beta, beta_cut = rule.beta(c_beta, H, P)
     assert course.now[0, structures.ALPHA_T] == pytest.approx(alpha, rel=1e-12)

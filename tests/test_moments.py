@@ -170,7 +170,12 @@ VARIANTS = {
     "no-noise": {"sigma_n": 0.0},
     "schedule": {"auto_alpha_c": 0.3, "auto_beta_c": 0.5, "lr_pred": None, "lr_enc": None, "auto_every": 4},
     "from-the-fixed-point": {"init": "pinv"},
-}
+    # Decay shrinks the encoder to 1e-6 of the target, which follows slowly.
+    "collapse": {
+        "weight_decay": 1.0, "lr_pred": 0.3, "lr_enc": 0.3, "ema_m": 0.999, "mom_enc": 0.0, "mom_pred": 0.0,
+        "latent_spectrum": "flat:0.1", "sigma_n": 0.3,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -179,6 +184,8 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_trajectory_equals_the_plain_form(backend, form, n, variant):
     """40 steps of a backend beside the plain formulas on the same draws; 1e-9 leaves room for rounding to grow."""
+    if (variant, form, n) == ("collapse", "reduced", 1):
+        pytest.skip("L is singular, and rounding chooses the directions that complete it: the same law, another draw")
     rates = {"lr_pred": 0.02, "lr_enc": 0.01, "ema_m": 0.9, "auto_alpha_c": 0.0, "auto_beta_c": 0.0}
     config = small(
         backend=backend, sampler="moments", moments_form=form, d_obs=19, batch_size=n, **(rates | VARIANTS[variant])
@@ -272,10 +279,10 @@ def plain_row(P, X, world, is_reduced, step):
 
 @pytest.mark.parametrize("form", ["direct", "reduced"])
 def test_deviation_from_the_population_shrinks_as_the_root_of_n(form):
-    """A hundred times the batch, a tenth of the deviation; the mean of 20 seeds is within 25 % of that.
+    """A hundred times the batch, a tenth of the deviation; the ratio of two means of 80 seeds is within 30 % of that.
 
-    The deviation of one run has a relative spread of about a third, so the ratio of two means of 20 has one of about
-    10 %: with fixed seeds the test is certain, over seeds it would fail once in a hundred times.
+    The deviation of one run has a relative spread of about a half, so the ratio has one of about 8 %: with fixed seeds
+    the test is certain, over seeds it would fail once in thousands of times.
     """
 
     def final(n, sampler, seed):
@@ -284,10 +291,10 @@ def test_deviation_from_the_population_shrinks_as_the_root_of_n(form):
         return trajectory(small(**shape, **more)).order.P[0, -1]
 
     deviation = {
-        n: np.mean([np.linalg.norm(final(n, "moments", s) - final(n, "population", s)) for s in range(20)])
+        n: np.mean([np.linalg.norm(final(n, "moments", s) - final(n, "population", s)) for s in range(80)])
         for n in (10**4, 10**6)
     }
-    assert deviation[10**4] / deviation[10**6] == pytest.approx(10, rel=0.25)
+    assert deviation[10**4] / deviation[10**6] == pytest.approx(10, rel=0.3)
     assert deviation[10**6] < 1e-2
 
 
@@ -298,6 +305,33 @@ def test_single_precision_follows_double(form):
     for name in ("loss", "loss_pop", "gap", "Hmax"):
         double, single = (run.columns[name] for run in runs)
         np.testing.assert_allclose(single, double, rtol=2e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("form", ["direct", "reduced"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_effective_ranks_near_collapse(backend, form):
+    """At 1e-20 of the target the encoder's relative shape is that of the plain form: ranks see nothing else."""
+    config = small(
+        backend=backend, sampler="moments", moments_form=form, d_obs=19, lr_enc=0.3, lr_pred=0.3, weight_decay=1.0,
+        ema_m=0.999, mom_enc=0.0, mom_pred=0.0, epochs=147, latent_spectrum="flat:0.1", sigma_n=0.3,
+    )  # fmt: skip
+    record = one_run(config)
+    order = [trajectory(config).order.b_o[0, -1], plain_rows(config)[147]["b_o"]]
+    assert np.linalg.norm(order[1]) < 1e-12
+    np.testing.assert_allclose(order[0] / np.linalg.norm(order[0]), order[1] / np.linalg.norm(order[1]), atol=1e-6)
+    assert record.columns["erank_encoded"][-1] > 1.0
+
+
+@pytest.mark.parametrize("sampler", [{"sampler": "minibatch"}, {"moments_form": "direct"}, {"moments_form": "reduced"}])
+def test_a_collapse_in_single_precision_is_no_divergence(sampler):
+    """Rows of B_o come below 1e-19 of one another, where squares vanish in float32."""
+    config = small(
+        **({"sampler": "moments"} | sampler), dtype="float32", d_obs=20, lr_enc=0.4, lr_pred=0.4, weight_decay=0.3,
+        ema_m=0.999, mom_enc=0.0, mom_pred=0.0, epochs=600, log_every=10, latent_spectrum="0.6,0.01,0.003",
+    )  # fmt: skip
+    record = one_run(config)
+    assert record.status == "completed"
+    assert np.isfinite(record.columns["gap"]).all()
 
 
 @pytest.mark.parametrize("form", ["direct", "reduced"])

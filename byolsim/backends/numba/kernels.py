@@ -21,7 +21,7 @@ from byolsim.backends.numba.linalg import (
     sum_squares,
     weighted_sum_squares,
 )
-from byolsim.backends.numba.rates import check_divergence, curvature_tick, set_rates
+from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_rates
 from byolsim.backends.numba.structures import (
     ALPHA_T,
     AUTO_EVERY,
@@ -213,7 +213,8 @@ def update(k, t, world, hyper, state, course, scratch):
     """The heavy-ball steps, the EMA and the divergence check of SPEC 3, from G and grad_P = G B_o^T of the step."""
     P, B_o, B_t, G, now = state.P[k], state.B_o[k], state.B_t[k], scratch.G, course.now
     real = P.dtype.type
-    set_rates(k, P, world.lambda_max_x, scratch.square, hyper, now, course.clips)
+    may_be_cut = beta_may_be_cut(k, world.lambda_max_x, hyper, now)
+    set_rates(k, P, may_be_cut, world.lambda_max_x, scratch.square, hyper, now, course.clips)
     pred_steps, enc_steps = t % int(hyper[k, PRED_EVERY]) == 0, t % int(hyper[k, ENC_EVERY]) == 0
     if enc_steps:
         np.dot(P.T, G, scratch.grad_B)

@@ -12,12 +12,6 @@ from byolsim.jit import kernel
 FULL, LOWER, UPPER = 0, 1, 2
 """Shape of a shared right factor: entries outside the triangle are 0 and are passed over."""
 
-SMALL, LARGE = 1e-30, 1e30
-"""Sums of squares far inside the range of float32, and so of float64."""
-
-NOTHING = 1e-37
-"""Below this a reflection would turn by less than what rounding leaves; its reciprocal is finite in float32 too."""
-
 
 @kernel
 def multiply(A, a, B, b, inner, C, c, columns, factor):
@@ -120,15 +114,10 @@ def transpose(A, a, B):
 @kernel
 def lane_sum_squares(M, first, last):
     """Squared Frobenius norm of M[:, first:last] in each lane."""
-    s, t = zeros(M), zeros(M)
+    total = zeros(M)
     for i in range(M.shape[0]):
-        for j in range(first, last - 1, 2):
-            x, y = load(M, i, j), load(M, i, j + 1)
-            s, t = s + x * x, t + y * y
-        if (last - first) % 2 == 1:
-            x = load(M, i, last - 1)
-            s = s + x * x
-    return s + t
+        total = total + _row_squares(M, i, first, last)
+    return total
 
 
 @kernel
@@ -139,9 +128,7 @@ def lane_lq(M, first, last):
     once for both. Reflectors follow Golub and Van Loan, Matrix Computations, section 5.1.3, where the diagonal comes
     out non-negative without a cancellation.
     """
-    rows = M.shape[0]
-    reflections = min(rows, last - first)
-    divisor = _safe_divisor(M, first, last)
+    reflections = min(M.shape[0], last - first)
     for k in range(0, reflections - 1, 2):
         c = first + k
         f, d = _reflector(M, k, c, last)
@@ -153,51 +140,50 @@ def lane_lq(M, first, last):
     if reflections % 2 == 1:
         k = reflections - 1
         f, d = _reflector(M, k, first + k, last)
-        for i in range(k + 1, rows):
+        for i in range(k + 1, M.shape[0]):
             _reflect_row(M, k, first + k, last, f, i)
         _finish_row(M, k, first + k, last, d)
-    if any_outside(divisor, 1.0, 1.0):
-        for i in range(rows):
-            for j in range(first, min(first + i + 1, last)):
-                store(M, i, j, load(M, i, j) * divisor)
-
-
-@kernel
-def _safe_divisor(M, first, last):
-    """Divide a lane by its largest entry where squares would leave the range of the type; the divisor, or 1."""
-    square = lane_sum_squares(M, first, last)
-    one = zeros(M) + 1.0
-    if not any_outside(square, SMALL, LARGE):
-        return one
-    largest = zeros(M)
-    for i in range(M.shape[0]):
-        for j in range(first, last):
-            largest = larger(largest, load(M, i, j))
-    largest = where_positive(largest, largest, one)
-    divisor = where_positive(SMALL - square, largest, where_positive(square - LARGE, largest, one))
-    for i in range(M.shape[0]):
-        for j in range(first, last):
-            store(M, i, j, load(M, i, j) / divisor)
-    return divisor
 
 
 @kernel
 def _reflector(M, k, c, last):
-    """Make row k, from column c on, the vector v of I - f v v^T that turns it into (d, 0, ..., 0); (f, d), d >= 0."""
-    tail, more = zeros(M), zeros(M)
-    for j in range(c + 1, last - 1, 2):
-        x, y = load(M, k, j), load(M, k, j + 1)
-        tail, more = tail + x * x, more + y * y
-    if (last - c) % 2 == 0:
-        x = load(M, k, last - 1)
-        tail = tail + x * x
-    tail = tail + more
-    head = load(M, k, c)
+    """Make row k, from column c on, the vector v of I - f v v^T that turns it into (d, 0, ..., 0); (f, d), d >= 0.
+
+    Lanes whose squares would leave the range of the type are scaled first, this row for itself, so that rows of any
+    size beside one another keep their digits. Where the row then points along its first direction to far below
+    rounding, f is 0: its reciprocal might not be finite.
+    """
+    small, large, nothing = (1e-20, 1e20, 1e-37) if M.itemsize == 4 else (1e-200, 1e200, 1e-290)
+    divisor, one = zeros(M) + 1.0, zeros(M) + 1.0
+    head, tail = load(M, k, c), _row_squares(M, k, c + 1, last)
+    square = head * head + tail
+    if any_outside(square, small, large):
+        largest = zeros(M)
+        for j in range(c, last):
+            largest = larger(largest, load(M, k, j))
+        largest = where_positive(largest, largest, one)
+        divisor = where_positive(small - square, largest, where_positive(square - large, largest, one))
+        for j in range(c, last):
+            store(M, k, j, load(M, k, j) / divisor)
+        head, tail = load(M, k, c), _row_squares(M, k, c + 1, last)
     d = sqrt(head * head + tail)
     v = where_positive(head, 0.0 - tail / (head + d), head - d)
     store(M, k, c, v)
     half = 0.0 - d * v
-    return where_positive(half - NOTHING, 1.0 / half, zeros(M)), d
+    return where_positive(half - nothing, 1.0 / half, zeros(M)), d * divisor
+
+
+@kernel
+def _row_squares(M, k, first, last):
+    """Sum of squares of M[k, first:last]."""
+    s, t = zeros(M), zeros(M)
+    for j in range(first, last - 1, 2):
+        x, y = load(M, k, j), load(M, k, j + 1)
+        s, t = s + x * x, t + y * y
+    if (last - first) % 2 == 1:
+        x = load(M, k, last - 1)
+        s = s + x * x
+    return s + t
 
 
 @kernel

@@ -13,32 +13,27 @@ def householder_lq(W, L, reflections):
 
     L is (r, min(r, m)), lower triangular or trapezoidal with non-negative diagonal. Row k of W becomes the vector v of
     the reflection I - f v v^T, and `reflections` (2, r) takes f and the sign of the diagonal before it was turned:
-    `orthonormal_rows` makes O of them. Rows are scaled first where their squares would vanish or overflow, so that
-    nothing is lost near collapse. A reflector is kept with zeros before its diagonal: all loops then run over whole
-    rows, which vectorise best.
+    `orthonormal_rows` makes O of them. A row is scaled for itself where its squares would vanish or overflow, so that
+    rows of any size beside one another keep their digits. A reflector is kept with zeros before its diagonal: all
+    loops then run over whole rows, which vectorise best.
     """
     r, c = L.shape
-    divisor = safe_scale(W)
     L[:] = 0.0
     for k in range(c):
         W[k, :k] = 0.0
+        divisor = safe_scale(W[k])
         square = np.float64(dot(W[k], W[k]))
         head = np.float64(W[k, k])
         diagonal = -np.sqrt(square) if head > 0 else np.sqrt(square)
-        L[k, k] = diagonal
-        reflections[0, k] = 0.0
+        L[k, k] = np.sqrt(square) * divisor
+        reflections[0, k], reflections[1, k] = 0.0, -1.0 if diagonal < 0 else 1.0
         if square > 0.0:
             # The reflector v = row - diagonal e_k, with ||v||^2 = 2 diagonal (diagonal - head).
             W[k, k] = head - diagonal
             reflections[0, k] = 1.0 / (diagonal * (diagonal - head))
             _reflect(W, k, W.dtype.type(reflections[0, k]))
         for i in range(k + 1, r):
-            L[i, k] = W[i, k]
-    for k in range(c):
-        reflections[1, k] = -1.0 if L[k, k] < 0 else 1.0
-        sign = reflections[1, k] * divisor
-        for i in range(k, r):
-            L[i, k] *= sign
+            L[i, k] = reflections[1, k] * W[i, k]
 
 
 @kernel
@@ -84,26 +79,23 @@ def distance(M, N, work):
     difference, x, y = work.reshape(-1), M.reshape(-1), N.reshape(-1)
     for i in range(x.size):
         difference[i] = x[i] - y[i]
-    divisor = safe_scale(work)
+    divisor = safe_scale(difference)
     return divisor * np.sqrt(np.float64(dot(difference, difference)))
 
 
 @kernel
-def safe_scale(W):
-    """Divide W by its largest entry where squares of its entries would leave the range of the type; the divisor."""
-    flat = W.reshape(-1)
-    square = np.float64(dot(flat, flat))
-    if 1e-30 < square < 1e30:  # also far inside the range of float32
+def safe_scale(x):
+    """Divide a vector by its largest entry where its squares would leave the range of the type; the divisor, or 1."""
+    small, large = (1e-20, 1e20) if x.itemsize == 4 else (1e-200, 1e200)
+    if small < np.float64(dot(x, x)) < large:
         return 1.0
     largest = 0.0
-    for i in range(W.shape[0]):
-        for j in range(W.shape[1]):
-            largest = max(largest, abs(np.float64(W[i, j])))
+    for i in range(x.size):
+        largest = max(largest, abs(np.float64(x[i])))
     if largest == 0.0:
         return 1.0
-    for i in range(W.shape[0]):
-        for j in range(W.shape[1]):
-            W[i, j] /= largest  # not times 1 / largest, which overflows for a subnormal
+    for i in range(x.size):
+        x[i] /= largest  # not times 1 / largest, which overflows for a subnormal
     return largest
 
 

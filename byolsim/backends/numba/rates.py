@@ -60,8 +60,20 @@ def curvature_tick(k, hyper, course, scratch):
 
 
 @inlined
-def set_rates(k, P, lambda_max_x, square, hyper, now, clips):
-    """`schedule.AutoRates` at the parameters before the step; fixed rates stay as they are."""
+def beta_may_be_cut(k, lambda_max_x, hyper, now):
+    """Whether beta could exceed its limit: ||P||_F >= ||P||_2, and where the larger does not cut, neither does."""
+    if not hyper[k, C_BETA] > 0:
+        return False
+    rate = hyper[k, C_BETA] * hyper[k, TAU] / max(now[k, H_T], now[k, H_FLOOR])
+    return rate * (lambda_max_x * now[k, SQUARE_P] + hyper[k, ETA]) > LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_B])
+
+
+@inlined
+def set_rates(k, P, may_be_cut, lambda_max_x, square, hyper, now, clips):
+    """`schedule.AutoRates` at the parameters before the step; fixed rates stay as they are.
+
+    P is read only where beta `may_be_cut`.
+    """
     scheduled_P, scheduled_B = hyper[k, C_ALPHA] > 0, hyper[k, C_BETA] > 0
     if not (scheduled_P or scheduled_B):
         return
@@ -79,8 +91,7 @@ def set_rates(k, P, lambda_max_x, square, hyper, now, clips):
     if scheduled_B:
         rate = hyper[k, C_BETA] * hyper[k, TAU] / H
         top = LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_B])
-        # ||P||_F >= ||P||_2: below the limit of the cheap norm, the exact one need not be known.
-        if rate * (lambda_max_x * now[k, SQUARE_P] + eta) > top:
+        if may_be_cut:
             curvature = lambda_max_x * spectral_norm_squared(P, square) + eta
             if rate * curvature > top:
                 rate = top / curvature

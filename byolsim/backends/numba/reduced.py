@@ -22,17 +22,15 @@ from byolsim.backends.numba.lane_linalg import (
 )
 from byolsim.backends.numba.lanes import load, store, zeros
 from byolsim.backends.numba.linalg import distance, householder_lq
-from byolsim.backends.numba.rates import check_divergence, curvature_tick, set_rates
+from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_rates
 from byolsim.backends.numba.structures import (
     ALPHA,
     ALPHA_T,
     AUTO_EVERY,
     BETA,
     BETA_T,
-    C_BETA,
     ENC_EVERY,
     ETA,
-    H_FLOOR,
     H_T,
     KEEP,
     LOSS,
@@ -43,8 +41,7 @@ from byolsim.backends.numba.structures import (
     SQUARE_P,
     TAU,
 )  # fmt: skip
-from byolsim.jit import inlined, kernel
-from byolsim.schedule import LIMIT_FRACTION
+from byolsim.jit import kernel
 
 
 @kernel
@@ -75,9 +72,10 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
             for lane in range(lanes):
                 k = start + lane
                 if diverged[k] < 0:
-                    if _beta_may_be_cut(k, world.lambda_max_x, hyper, now):
+                    may_be_cut = beta_may_be_cut(k, world.lambda_max_x, hyper, now)
+                    if may_be_cut:
                         _copy_lane(P, lane, scratch.P)
-                    set_rates(k, scratch.P, world.lambda_max_x, square, hyper, now, clips)
+                    set_rates(k, scratch.P, may_be_cut, world.lambda_max_x, square, hyper, now, clips)
                 rates[ALPHA, 0, lane] = now[k, ALPHA_T]
                 rates[BETA, 0, lane] = now[k, BETA_T]
             _gradients(P, X, world, scratch)
@@ -104,15 +102,6 @@ def _ticks(start, hyper, course, scratch):
         if course.diverged[start + lane] < 0:
             _copy_lane(scratch.gram, lane, scratch.C)
             curvature_tick(start + lane, hyper, course, scratch)
-
-
-@inlined
-def _beta_may_be_cut(k, lambda_max_x, hyper, now):
-    """Whether `set_rates` will look at the predictor itself; a lane of it is then to be copied."""
-    if not hyper[k, C_BETA] > 0:
-        return False
-    rate = hyper[k, C_BETA] * hyper[k, TAU] / max(now[k, H_T], now[k, H_FLOOR])
-    return rate * (lambda_max_x * now[k, SQUARE_P] + hyper[k, ETA]) > LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_B])
 
 
 @kernel
