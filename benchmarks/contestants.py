@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from scipy.linalg import blas
 from threadpoolctl import threadpool_limits
 from timing import Contestant, run_steps, seconds, train
@@ -40,11 +41,11 @@ def sweep_groups(options: Mapping[str, Any], n: int, d: int, steps: int) -> list
 
 
 def is_offered(options: Mapping[str, Any], n: int, d: int) -> bool:
-    """Whether this version can run a sampler at a shape."""
-    config = sweep_groups(options, n, d, 1)[0][0]
+    """Whether the package runs a sampler at a shape."""
     try:
+        config = sweep_groups(options, n, d, 1)[0][0]
         get_backend(config.backend).resolve(config)
-    except UserError:
+    except (UserError, ValidationError):
         return False
     return True
 

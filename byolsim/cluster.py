@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ def _client(distributed: Any, scheduler: str | None, workers: int) -> Iterator[A
             raise UserError(
                 f"scheduler {scheduler!r} does not answer ({error}): must be the address of a running Dask scheduler"
             ) from None
+        if scheduler is not None and not client.nthreads():
+            warnings.warn(f"scheduler {scheduler} has no workers yet: the sweep waits for them", stacklevel=2)
         try:
             yield client
         finally:

@@ -29,9 +29,9 @@ class Task:
 class Dispatch:
     """Hands groups to a pool until all are done or the sweep has to stop.
 
-    A worker that dies costs its own group: what was stored counts, the rest is tried again in halves, and a run that
-    kills its worker twice by itself has failed. Nothing is submitted any more once a disk is full, the pool is broken
-    or, with `fail_fast`, a run failed; `stopped` then says why.
+    A worker that dies costs its own group: what was stored counts, the rest is tried again in halves, and a run whose
+    worker dies again when it is tried by itself has failed. Nothing is submitted any more once the folder takes no
+    files, the pool is broken or, with `fail_fast`, a run failed; `stopped` then says why.
     """
 
     pool: Pool
@@ -121,7 +121,7 @@ class Dispatch:
             if outcome is None:
                 continue
             save_failure(self.writer.out_dir, config, outcome.reason, outcome.transient)
-            if outcome.full:
+            if outcome.unwritable:
                 self.stopped = self.stopped or outcome.reason
             elif self.fail_fast:
                 self.stopped = self.stopped or f"run {outcome.run_id} failed"
@@ -133,7 +133,7 @@ def after_death(task: Task, writer: Writer) -> tuple[list[Outcome], list[Task]]:
     stored = [outcome for outcome in found if outcome]
     rest = [config for config, outcome in zip(task.group, found, strict=True) if not outcome]
     if len(rest) == 1 and task.retried:
-        reason = "its worker process was killed, twice (out of memory?)"
+        reason = "its worker process was killed again when it was tried by itself (out of memory?)"
         return [*stored, Outcome(rest[0].run_id, writer.path(rest[0]), "failed", reason)], []
     half = -(-len(rest) // 2)
     return stored, [Task(tuple(part), retried=True) for part in (rest[:half], rest[half:]) if part]

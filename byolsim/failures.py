@@ -52,7 +52,7 @@ def lasting_failures(out_dir: str | Path) -> Mapping[str, str]:
     except (OSError, ValueError):
         return {}
     for path in paths:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             record = json.loads(path.read_text(encoding="utf-8"))
             if not record.get("transient", False):
                 found[str(record["run_id"])] = str(record["reason"])
@@ -61,7 +61,10 @@ def lasting_failures(out_dir: str | Path) -> Mapping[str, str]:
 
 def failed_files(out_dir: Path) -> list[Path]:
     """The recorded failures of a folder, sorted by name; none where they cannot be listed."""
-    return sorted(out_dir.glob(f"{FOLDER}/*{SUFFIX}"))
+    try:
+        return sorted(out_dir.glob(f"{FOLDER}/*{SUFFIX}"))
+    except (OSError, ValueError):
+        return []
 
 
 def read_failure(path: Path) -> tuple[str, RunConfig, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,13 @@ def deferred_interrupt() -> Iterator[None]:
         yield
         return
     seen: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: seen.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def hold(number: int, frame: Any) -> None:
+        if not seen:
+            print("byolsim: interrupted; ends after the compilation, some seconds", file=sys.stderr)
+        seen.append(number)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

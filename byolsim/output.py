@@ -32,7 +32,7 @@ ADDRESS_ALLOWED = "tcp://HOST:PORT"
 
 
 def _address(text: str) -> str:
-    if re.fullmatch(r"(tcp|tls|wss?)://[^\s/:]\S*:[0-9]+", text) is None:
+    if re.fullmatch(r"tcp://[^\s/:]\S*:[0-9]+", text) is None:
         raise ValueError("not an address")
     return text
 

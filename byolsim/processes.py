@@ -21,11 +21,12 @@ from typing import Any
 from byolsim.config import RunConfig
 from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.interrupts import ignored_interrupt
-from byolsim.pools import Pool, WorkerDied
+from byolsim.pools import Pool, PoolBroken, WorkerDied
 from byolsim.threads import one_thread_each
 from byolsim.work import Outcome, Progress, Writer, compute_and_store
 
 STARTS = 3
+NO_START = "worker processes cannot start any more (out of memory?)"
 REPORT_S = 0.2
 """Seconds between a worker's reports of progress."""
 
@@ -63,7 +64,11 @@ class Processes(Pool):
     def submit(self, group: Sequence[RunConfig]) -> Future[Any]:
         """Give the group to an idle process."""
         slot = self.idle.pop()
-        future = slot.submit(_worker_task, group, self.writer)
+        try:
+            future = slot.submit(_worker_task, group, self.writer)
+        except (BrokenProcessPool, UserError) as error:
+            self.idle.append(slot)
+            raise PoolBroken(NO_START) from error
         self.busy[future] = slot
         return future
 
@@ -73,7 +78,10 @@ class Processes(Pool):
         try:
             outcomes: list[Outcome] = future.result()
         except BrokenProcessPool:
-            slot.restart()
+            try:
+                slot.restart()
+            except (BrokenProcessPool, UserError) as error:
+                raise PoolBroken(NO_START) from error
             raise WorkerDied from None
         finally:
             self.idle.append(slot)
@@ -112,11 +120,10 @@ class Slot:
         """Start the process; it ignores Ctrl-C from its first instruction on."""
         self.reader, writer = self.context.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(1, mp_context=self.context, initializer=_start_worker, initargs=(writer,))
-        others = multiprocessing.active_children()
         with ignored_interrupt(), one_thread_each():
             self.started = self.pool.submit(os.getpid)
         writer.close()
-        self.processes = [child for child in multiprocessing.active_children() if child not in others]
+        self.processes = list(self.pool._processes.values())  # there is no public way to them
 
     def ready(self) -> None:
         """Wait until the process answers; one that dies before is started again."""
@@ -128,7 +135,7 @@ class Slot:
                 self.pool.shutdown(wait=False)
                 self.start()
         raise UserError(
-            "worker processes cannot start: a script that calls sweep must do so under "
+            "worker processes cannot start: a script that calls sweep must be a file and do so under "
             "if __name__ == '__main__':, or pass workers=1"
         )
 

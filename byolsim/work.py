@@ -13,6 +13,7 @@ from byolsim.failures import clear_failure
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
 from byolsim.store import is_complete, read_info, run_path, save
+from byolsim.temporary import temporary_path
 from byolsim.threads import one_blas_thread
 from byolsim.tracking import log_run
 
@@ -29,7 +30,7 @@ class Outcome:
     status : `completed`, `diverged`, `skipped` (already there), `failed` with the reason, or `left` (the sweep stopped
         before it).
     transient : a failure for which the run is not to blame: a sweep that is started again tries it again.
-    full : the failure is that of a disk that is full.
+    unwritable : the disk is full or the folder takes no files, so that no other run could be stored either.
     """
 
     run_id: str
@@ -38,7 +39,7 @@ class Outcome:
     reason: str = ""
     clips: ClipCounts | None = None
     transient: bool = False
-    full: bool = False
+    unwritable: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ class Writer:
     def there(self, config: RunConfig) -> Outcome | None:
         """How a run ended whose complete file is there, written by this sweep or by another one."""
         path = self.path(config)
-        return Outcome(config.run_id, path, read_info(path).status) if is_complete(path, config) else None
+        if self.force or not is_complete(path, config):  # under force it may be what was to be replaced
+            return None
+        return Outcome(config.run_id, path, read_info(path).status)
 
     def store(self, results: Iterable[RunRecord | Failure]) -> list[Outcome]:
         """Write what `compute` gave, one outcome each; a file that another process wrote meanwhile is not touched."""
@@ -78,13 +81,26 @@ class Writer:
             if self.force or not is_complete(path, config):
                 save(result, path)
         except DiskFull as error:
-            return Outcome(config.run_id, path, "failed", str(error), transient=True, full=True)
+            return Outcome(config.run_id, path, "failed", str(error), transient=True, unwritable=True)
+        except UserError as error:  # the folder is to blame, or what stands in the place of the file
+            unwritable = not self._takes_files()
+            return Outcome(config.run_id, path, "failed", str(error), transient=True, unwritable=unwritable)
         except Exception as error:  # whatever it is, it costs this run alone
             return Outcome(config.run_id, path, "failed", one_line(error))
         clear_failure(self.out_dir, config)
         if self.log_wandb:
             log_run(result)
         return Outcome(config.run_id, path, result.status, clips=result.clips)
+
+    def _takes_files(self) -> bool:
+        """Whether a file can be made in the folder."""
+        probe = temporary_path(self.out_dir)
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError:
+            return False
+        return True
 
 
 def compute(group: Sequence[RunConfig], progress: Progress) -> Iterator[list[RunRecord | Failure]]:

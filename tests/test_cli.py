@@ -150,7 +150,7 @@ def test_fail_fast_leaves_the_rest(byolsim, monkeypatch):
     code, out, _ = byolsim(f"sweep {GRID} --seeds 2 --fail-fast")
     assert code == 1
     assert "6 failed; " in out
-    assert "failed; 6 runs were not computed\n" in out
+    assert "failed; 6 more runs were not begun\n" in out
 
 
 def test_shards_of_a_sweep(byolsim):

@@ -162,7 +162,7 @@ def test_a_limit_on_the_size_of_files_ends_the_sweep(tmp_path, workers):
     done = run_limited(config, tmp_path, "--workers", workers)
     assert_full(done, tmp_path, "File too large")
     assert not list(tmp_path.glob("*.parquet"))
-    assert f"{48 - 3 * int(workers)} runs were not computed" in done.stdout, "no group is begun after the first"
+    assert f"{48 - 3 * int(workers)} more runs were not begun" in done.stdout, "no group is begun after the first"
     assert launch.sweep(config, tmp_path, workers=1).count("completed") == 48, "with room again all is computed"
     contents(config, tmp_path)
 

@@ -105,6 +105,26 @@ def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monk
     assert failed.reason == "cannot write x: Input/output error"
     assert result.count("completed") == 11
     assert not result.stopped
+    assert json.loads(failure_path(tmp_path, expand(config)[3]).read_text())["transient"], "the run is not to blame"
+
+
+def test_a_folder_that_takes_no_files_any_more_stops_the_sweep(config, tmp_path, monkeypatch):
+    unwritable(config, monkeypatch, UserError("cannot write x: Read-only file system"))
+    monkeypatch.setattr(work, "temporary_path", lambda folder: folder / "gone" / "x.tmp")
+    monkeypatch.setattr(plan, "tasks", lambda runs, workers, limit: grid._groups(runs))  # the group of the run first
+    result = launch.sweep(config, tmp_path, workers=1)
+    assert result.stopped == "cannot write x: Read-only file system"
+    assert result.count("left") == 6
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "1", '"x"', "{", "[" * 100_000, '{"transient": 1}'])
+def test_a_damaged_record_of_a_failure_is_none(config, tmp_path, text):
+    launch.sweep(config, tmp_path, workers=1)
+    failure = failure_path(tmp_path, expand(config)[0])
+    failure.parent.mkdir()
+    failure.write_text(text)
+    next(tmp_path.glob("*.parquet")).unlink()
+    assert launch.sweep(config, tmp_path, workers=1).count("completed") == 1
 
 
 def test_a_full_disk_stops_the_sweep_and_a_restart_goes_on(config, tmp_path, monkeypatch):
@@ -150,13 +170,15 @@ def test_after_a_death_what_is_stored_counts_and_the_rest_is_halved(config, tmp_
     assert [outcome.status for outcome in stored] == ["completed"]
     assert [task.group for task in again] == [group[1:4], group[4:]]
     assert all(task.retried for task in again)
+    replacing = work.Writer(tmp_path, force=True)
+    assert dispatch.after_death(dispatch.Task(group), replacing)[0] == [], "what is there was to be replaced"
     single = dispatch.Task(group[1:2])
     outcomes, (once_more,) = dispatch.after_death(single, writer)
     assert outcomes == []
     (failed,), none = dispatch.after_death(once_more, writer)
     assert none == []
     assert (failed.status, failed.run_id) == ("failed", group[1].run_id)
-    assert "killed, twice" in failed.reason
+    assert "killed again" in failed.reason
 
 
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_full_disk_leaves_nothing(record, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device"):
         save(record, tmp_path / "x.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(record, tmp_path, monkeypatch):
+    """Some network file systems refuse it: the file is whole and in its place."""
+    fsync = os.fsync
+
+    def files_only(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    assert is_complete(save(record, tmp_path / "x.parquet"), record.config)
 
 
 def test_an_interrupted_replacement_leaves_the_old_file(record, path, monkeypatch):

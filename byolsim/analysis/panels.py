@@ -43,7 +43,7 @@ _MAX_COLUMNS = 6
 _TOLD = {"d_latent", "d_obs", "sigma_n", "mom_pred", "mom_enc", "sampler"}
 """Hyperparameters that every title tells; others are told where they differ from the default."""
 
-_UNTOLD = {"lr_enc_mode", "epochs", "log_every", "auto_alpha_c", "auto_beta_c", "backend", "device", "moments_form"}
+_UNTOLD = {"lr_enc_mode", "epochs", "log_every", "auto_alpha_c", "auto_beta_c", "backend", "device"}
 
 
 @dataclass(frozen=True)

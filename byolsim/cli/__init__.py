@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -70,14 +71,16 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     exit_on_sigterm()
     show_warnings_as_lines()
     typed = sys.argv[1:] if args is None else args
+    if not typed:
+        _stop(f"no command is given: must be one of {', '.join(_COMMANDS)}", 2)
     try:
         code = cli.main(args=args, prog_name="byolsim", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.NoArgsIsHelpError:
-        _stop(f"no command is given: must be one of {', '.join(_COMMANDS)}", 2)
     except click.ClickException as error:
-        _stop(error.format_message(), 2)
+        message = error.format_message()
+        known = f" must be one of {', '.join(_COMMANDS)}" if message.startswith("No such command") else ""
+        _stop(message + known, 2)
     except UserError as error:
         _stop(str(error), 2)
     except MemoryError:
@@ -91,23 +94,27 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             sys.exit(1)
         _stop(f"cannot write the output: {error.strerror or error}", 2)
     except (KeyboardInterrupt, click.Abort):
-        _stop(_interrupted(typed), 130)
+        _stop_interrupted(typed, 130)
     except Terminated:
-        _stop(_interrupted(typed), 143)
+        _stop_interrupted(typed, 143)
     except Exception as error:
         # Compiled libraries turn a Ctrl-C in one of their callbacks into an error of their own.
         if "KeyboardInterrupt" in f"{error!r}{error.__cause__!r}{error.__context__!r}":
-            _stop(_interrupted(typed), 130)
+            _stop_interrupted(typed, 130)
         raise
 
 
-def _interrupted(typed: Sequence[str]) -> str:
-    """What is kept, and the line that goes on from there; `--force` would compute again what is kept."""
+def _stop_interrupted(typed: Sequence[str], code: int) -> NoReturn:
+    """Say what is kept, and the line that goes on from there, as it was typed but for `--force`, which would not."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # one was enough
+        signal.signal(number, signal.SIG_IGN)
     rest = [word for word in typed if word != "--force"]
-    if not {"run", "sweep", "all"} & set(rest):
-        return "interrupted"
+    if rest[0] not in ("run", "sweep", "all"):
+        _stop("interrupted", code)
     program = f"{Path(sys.executable).name} -m byolsim" if Path(sys.argv[0]).name == "__main__.py" else "byolsim"
-    return f"interrupted; finished runs are kept. To compute what is missing: {program} {shlex.join(rest)}"
+    line = f"interrupted; finished runs are kept. To compute what is missing: {program} {shlex.join(rest)}"
+    print(f"byolsim: {line}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -129,13 +129,13 @@ def _summary(result: SweepResult, plan: Plan) -> str:
     lines = [
         f"{len(result.outcomes)} runs in {plan.out_dir}: {counts['completed']} completed, "
         f"{counts['diverged']} diverged, {counts['skipped']} already there, {counts['failed']} failed; "
-        f"{result.wall_s:.1f} s with {_where(plan)}",
+        f"{result.wall_s:.1f} s" + (f" with {_where(plan)}" if plan.workers else ""),
     ]
     if clipped or floored:
         lines.append(f"auto schedule: a stability bound was active in {clipped} runs, the floor of H_t in {floored}")
     lines += _failure_table(result, plan)
     if result.stopped:
-        lines.append(f"stopped: {result.stopped}; {counts['left']} runs were not computed")
+        lines.append(f"stopped: {result.stopped}; {counts['left']} more runs were not begun")
     if plan.failed:
         lines.append(f"{len(plan.failed)} failed before and were not tried again: --retry_failed does")
     return "\n".join(lines)

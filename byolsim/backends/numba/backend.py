@@ -53,6 +53,7 @@ class NumbaBackend(Backend):
             if is_logged(config, epoch):
                 if len(epochs) == log.gap.shape[1]:
                     yield packing.log_block(epochs, log, training.course)
+                    log = packing.empty_log(len(group), rows, world.r)
                     epochs.clear()
                 training.snapshot(len(epochs), log)
                 epochs.append(epoch)

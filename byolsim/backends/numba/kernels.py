@@ -211,61 +211,62 @@ def _population_covariance(M_o, B_o, variance, world, scratch):
 @inlined
 def update(k, t, world, hyper, state, course, scratch):
     """The heavy-ball steps, the EMA and the divergence check of SPEC 3, from G and grad_P = G B_o^T of the step."""
-    P, B_o, B_t, G, now = state.P[k], state.B_o[k], state.B_t[k], scratch.G, course.now
+    P, now, clips = state.P[k], course.now, course.clips
     real = P.dtype.type
     may_be_cut = beta_may_be_cut(k, world.lambda_max_x, hyper, now)
-    set_rates(k, P, may_be_cut, world.lambda_max_x, scratch.square, hyper, now, course.clips)
+    set_rates(k, P, may_be_cut, world.lambda_max_x, scratch.square, hyper, now, clips)
     pred_steps, enc_steps = t % int(hyper[k, PRED_EVERY]) == 0, t % int(hyper[k, ENC_EVERY]) == 0
     if enc_steps:
-        np.dot(P.T, G, scratch.grad_B)
+        np.dot(P.T, scratch.G, scratch.grad_B)
     eta, tau, keep = real(hyper[k, ETA]), real(hyper[k, TAU]), real(hyper[k, KEEP])
     if pred_steps:
-        now[k, SQUARE_P] = _heavy_ball(
-            P.reshape(-1), state.V_P[k].reshape(-1), scratch.grad_P.reshape(-1),
-            real(now[k, ALPHA_T]), real(hyper[k, MU_P]), eta,
-        )  # fmt: skip
+        rate, mu = real(now[k, ALPHA_T]), real(hyper[k, MU_P])
+        now[k, SQUARE_P] = _heavy_ball(k, state.P, state.V_P, scratch.grad_P, rate, mu, eta)
     if enc_steps:
+        rate, mu = real(now[k, BETA_T]), real(hyper[k, MU_B])
         now[k, SQUARE_B] = _heavy_ball_and_average(
-            B_o.reshape(-1), state.V_B[k].reshape(-1), B_t.reshape(-1), scratch.grad_B.reshape(-1),
-            real(now[k, BETA_T]), real(hyper[k, MU_B]), eta, tau, keep,
-        )  # fmt: skip
+            k, state.B_o, state.V_B, state.B_t, scratch.grad_B, rate, mu, eta, tau, keep
+        )
     else:
-        _average(B_o.reshape(-1), B_t.reshape(-1), tau, keep)
+        _average(k, state.B_o, state.B_t, tau, keep)
     check_divergence(k, t, now, course.diverged)
 
 
 @kernel
-def _heavy_ball(parameter, velocity, gradient, rate, mu, eta):
-    """V <- mu V + (gradient + eta parameter), parameter <- parameter - rate V; the new squared Frobenius norm."""
-    square = parameter.dtype.type(0.0)
-    for i in range(parameter.size):
-        v = mu * velocity[i] + (gradient[i] + eta * parameter[i])
-        velocity[i] = v
-        new = parameter[i] - rate * v
-        parameter[i] = new
-        square += new * new
+def _heavy_ball(k, parameter, velocity, gradient, rate, mu, eta):
+    """V <- mu V + (gradient + eta parameter), parameter <- parameter - rate V, of run k; the new squared norm."""
+    square = gradient.dtype.type(0.0)
+    for i in range(gradient.shape[0]):
+        for j in range(gradient.shape[1]):
+            v = mu * velocity[k, i, j] + (gradient[i, j] + eta * parameter[k, i, j])
+            velocity[k, i, j] = v
+            new = parameter[k, i, j] - rate * v
+            parameter[k, i, j] = new
+            square += new * new
     return np.float64(square)
 
 
 @kernel
-def _heavy_ball_and_average(parameter, velocity, target, gradient, rate, mu, eta, tau, keep):
+def _heavy_ball_and_average(k, parameter, velocity, target, gradient, rate, mu, eta, tau, keep):
     """`_heavy_ball` and `_average` in one pass: what they read and write is most of their cost."""
-    square = parameter.dtype.type(0.0)
-    for i in range(parameter.size):
-        v = mu * velocity[i] + (gradient[i] + eta * parameter[i])
-        velocity[i] = v
-        new = parameter[i] - rate * v
-        parameter[i] = new
-        target[i] = keep * target[i] + tau * new
-        square += new * new
+    square = gradient.dtype.type(0.0)
+    for i in range(gradient.shape[0]):
+        for j in range(gradient.shape[1]):
+            v = mu * velocity[k, i, j] + (gradient[i, j] + eta * parameter[k, i, j])
+            velocity[k, i, j] = v
+            new = parameter[k, i, j] - rate * v
+            parameter[k, i, j] = new
+            target[k, i, j] = keep * target[k, i, j] + tau * new
+            square += new * new
     return np.float64(square)
 
 
 @kernel
-def _average(parameter, target, tau, keep):
-    """The EMA: target <- (1 - tau) target + tau parameter."""
-    for i in range(parameter.size):
-        target[i] = keep * target[i] + tau * parameter[i]
+def _average(k, parameter, target, tau, keep):
+    """The EMA of run k: target <- (1 - tau) target + tau parameter."""
+    for i in range(target.shape[1]):
+        for j in range(target.shape[2]):
+            target[k, i, j] = keep * target[k, i, j] + tau * parameter[k, i, j]
 
 
 @kernel

@@ -256,24 +256,15 @@ def empty_log(K: int, rows: int, r: int) -> structures.Log:
 
 
 def log_block(epochs: Sequence[int], log: structures.Log, course: structures.Course) -> LogBlock:
-    """A copy of the rows written so far; rows of diverged runs hold zeros."""
+    """The rows written so far, not copied: the next block needs a new log. Rows of diverged runs hold zeros."""
     rows = len(epochs)
-    valid = log.valid[:, :rows].copy()
-
-    def copy(stack: np.ndarray) -> np.ndarray:
-        mask = valid.reshape(valid.shape + (1,) * (stack.ndim - 2))
-        return np.where(mask, stack[:, :rows], 0.0)
-
+    order = {name: getattr(log, name)[:, :rows] for name in ("P", "b_o", "L_o", "b_t", "L_t", "gap")}
+    values = {name: getattr(log, name)[:, :rows] for name in ("loss", "Hmax", "lr_pred_t", "lr_enc_t", "valid")}
+    runs = len(log.valid)
     return LogBlock(
         epochs=np.array(epochs, dtype=np.int64),
-        order=OrderParameters(
-            P=copy(log.P), b_o=copy(log.b_o), L_o=copy(log.L_o), b_t=copy(log.b_t), L_t=copy(log.L_t), gap=copy(log.gap)
-        ),
-        loss=copy(log.loss),
-        Hmax=copy(log.Hmax),
-        lr_pred_t=copy(log.lr_pred_t),
-        lr_enc_t=copy(log.lr_enc_t),
-        valid=valid,
-        diverged_epoch=course.diverged[: len(valid)].copy(),
-        clips=course.clips[: len(valid)].copy(),
+        order=OrderParameters(**order),
+        diverged_epoch=course.diverged[:runs].copy(),
+        clips=course.clips[:runs].copy(),
+        **values,
     )
