@@ -11,7 +11,7 @@ from cases import HAS_TORCH, one_run, problem, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byolsim import processes, theory
+from byolsim import theory, work
 from byolsim.backends import get_backend
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig, SweepConfig
@@ -344,7 +344,7 @@ def test_out_of_memory_halves_the_group(monkeypatch, tmp_path):
     )  # fmt: skip
     (group,) = tasks(expand(config), 1)
     sizes = []
-    simulate = processes.simulate_runs
+    simulate = work.simulate_runs
 
     def small_memory(runs, progress):
         sizes.append(len(runs))
@@ -352,8 +352,8 @@ def test_out_of_memory_halves_the_group(monkeypatch, tmp_path):
             raise GroupTooLarge(f"{len(runs)} runs do not fit")
         return simulate(runs, progress)
 
-    monkeypatch.setattr(processes, "simulate_runs", small_memory)
-    outcomes = processes.run_task(group, tmp_path, False, lambda steps: None)
+    monkeypatch.setattr(work, "simulate_runs", small_memory)
+    outcomes = work.compute_and_store(group, work.Writer(tmp_path), lambda steps: None)
     assert sizes == [8, 4, 2, 1, 1, 2, 4, 2, 2]
     assert [outcome.status for outcome in outcomes] == ["failed"] + ["completed"] * 7
     assert outcomes[0].reason == "GroupTooLarge: 1 runs do not fit"
