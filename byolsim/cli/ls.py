@@ -14,6 +14,7 @@ from byolsim.analysis.listing import Listed, Listing, list_runs, table_columns
 from byolsim.analysis.where import NAMES, RATES, STATUSES
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.skipped import show_skipped
+from byolsim.cli.tables import table
 from byolsim.output import LsConfig
 
 
@@ -36,11 +37,9 @@ def command(given: Given) -> int:
 def _table(runs: Sequence[Listed]) -> str:
     """Columns as wide as their widest value, so that a line is never cut."""
     names = table_columns(runs)
-    lines = [[*names, "file"]]
-    lines += [[*(_cell(name, run.facts[name]) for name in names), _where_from(run)] for run in runs]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "".join(f"{line.rstrip()}\n" for line in padded)
+    head = [*names, "file"]
+    rows = [[*(_cell(name, run.facts[name]) for name in names), _where_from(run)] for run in runs]
+    return "".join(f"{line}\n" for line in table(head, rows, left=range(len(head))))
 
 
 def _cell(name: str, value: Any) -> str:

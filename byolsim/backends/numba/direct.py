@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from byolsim.backends.numba.kernels import update
-from byolsim.backends.numba.linalg import householder_lq, orthonormal_rows, sum_squares
+from byolsim.backends.numba.linalg import householder_lq, orthonormal_rows, share_bartlett, sum_squares
 from byolsim.backends.numba.rates import curvature_tick
 from byolsim.backends.numba.structures import AUTO_EVERY, LOSS
 from byolsim.jit import kernel
@@ -39,12 +39,7 @@ def _share(row, world, scratch):
     q, m = scratch.W.shape
     c, d = scratch.N.shape
     root = 1.0 / np.sqrt(scratch.n)
-    for i in range(q):
-        for j in range(min(i + 1, m)):
-            scratch.W[i, j] = root * row[i * m + j]
-    for i in range(scratch.W_T.shape[1]):
-        for j in range(min(i + 1, m)):
-            scratch.W_T[j, i] = scratch.W[i, j]
+    share_bartlett(row, root, scratch.W, scratch.W_T)
     factor = root * world.sigma
     for i in range(c):
         for j in range(d):

@@ -74,6 +74,18 @@ def _reflect(W, k, factor):
 
 
 @kernel
+def share_bartlett(row, factor, W, W_T):
+    """W (q, m), lower triangular or trapezoidal, as factor times the start of a row of draws; W_T its first rows^T."""
+    q, m = W.shape
+    for i in range(q):
+        for j in range(min(i + 1, m)):
+            W[i, j] = factor * row[i * m + j]
+    for i in range(W_T.shape[1]):
+        for j in range(min(i + 1, m)):
+            W_T[j, i] = W[i, j]
+
+
+@kernel
 def distance(M, N, work):
     """||M - N||_F of two contiguous matrices without underflow; `work` has their shape."""
     difference, x, y = work.reshape(-1), M.reshape(-1), N.reshape(-1)

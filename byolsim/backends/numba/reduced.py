@@ -21,7 +21,7 @@ from byolsim.backends.numba.lane_linalg import (
     transpose,
 )
 from byolsim.backends.numba.lanes import load, store, zeros
-from byolsim.backends.numba.linalg import distance, householder_lq
+from byolsim.backends.numba.linalg import distance, householder_lq, share_bartlett
 from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_rates
 from byolsim.backends.numba.structures import (
     ALPHA,
@@ -117,12 +117,7 @@ def _share(row, world, scratch):
     """W / sqrt(n) with its transpose, and sigma N / sqrt(n), from a row of draws."""
     q, m = scratch.W.shape
     root = 1.0 / np.sqrt(scratch.n)
-    for i in range(q):
-        for j in range(min(i + 1, m)):
-            scratch.W[i, j] = root * row[i * m + j]
-    for i in range(scratch.W_T.shape[1]):
-        for j in range(min(i + 1, m)):
-            scratch.W_T[j, i] = scratch.W[i, j]
+    share_bartlett(row, root, scratch.W, scratch.W_T)
     c, r = scratch.N.shape[0], world.L_x.shape[0]
     factor = root * world.sigma
     for i in range(c):
