@@ -1,0 +1,37 @@
+# Recipes run in the current environment: python -m pip install -e ".[dev]" -c constraints.txt
+
+# list the recipes
+default:
+    @just --list
+
+# style, and types of the package, the test helpers and the benchmarks
+lint:
+    ruff check .
+    ruff format --check .
+
+type:
+    mypy
+
+# under 45 s on two cores
+fast:
+    python -m pytest -m fast
+
+# what CI runs of the tests
+test *args:
+    python -m pytest {{args}}
+
+# the tests that are too long for CI
+slow:
+    python -m pytest -m slow
+
+# one program a question; each prints a table
+bench *args:
+    python benchmarks/speed.py {{args}}
+
+# the site into site/; fails on a broken link
+docs:
+    mkdocs build --strict --quiet
+
+# rooms, floors, arrows of the package
+house:
+    python scripts/house.py --rooms
