@@ -49,7 +49,7 @@ LARGEST = 1e290
 METRICS = {
     "loss": "minibatch loss of the step (at the parameters before it)",
     "loss_pop": "population loss",
-    "loss_rel": "population loss over half tr C_tt, that of P = 0",
+    "loss_rel": "population loss over tr C_tt / 2",
     "W_Fro_aligned": "log10 min over rotations O of ||O^T P - P*||_F",
     "W_Fro_raw": "log10 ||P - P*||_F",
     "W_rel_sv_err": "relative error of the singular values of P",
