@@ -1,4 +1,4 @@
-"""Order parameters: the few small matrices that every metric is a function of (SPEC 6).
+"""Order parameters: the few small matrices that every metric is a function of.
 
 With A = Q_A R_A, an encoder B (r x d) splits into its part inside the column space of A, b = B Q_A (r x r), and the
 part outside it, B (I - Q_A Q_A^T), of which only the r x r lower triangular LQ factor L matters. Then
@@ -53,6 +53,7 @@ class SampledFeatures:
     cross : (K, L, r, r) Z_t O^T / sqrt(N).
     b_o, L_o : (K, L, r, r) inside and outside part of the best linear fit B = E[f(x) x^T] E[x x^T]^-1 on the sample.
     loss : (K, L) the loss on the sample.
+    target_power : (K, L) tr C_tt, the mean of norm(z_t)^2 on the sample.
     gap : (K, L) the distance of all parameters of the online and the target encoder.
     """
 
@@ -63,6 +64,7 @@ class SampledFeatures:
     b_o: Array
     L_o: Array
     loss: Array
+    target_power: Array
     gap: Array
 
 

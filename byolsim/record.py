@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.config import RunConfig
+from byolsim.metrics import has_collapsed
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,9 @@ class RunRecord:
     diverged_epoch: int | None
     clips: ClipCounts
     wall_s: float
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the features have vanished at the last row, relative to epoch 0 (`metrics.has_collapsed`)."""
+        H = self.columns["Hmax_exact"]
+        return bool(H.size and has_collapsed(H[-1], H[0]))

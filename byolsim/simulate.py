@@ -57,7 +57,7 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
         epochs, parts = [], []
         for block in backend.simulate(world, group, progress):
             epochs.append(block.epochs)
-            parts.append(_columns(block, world))
+            parts.append(_columns(block, world, group[0].dtype))
     wall_s = (time.perf_counter() - start) / len(group)
     logged = np.concatenate(epochs)
     columns = {name: np.concatenate([part[name] for part in parts], axis=1) for name in METRICS}
@@ -81,12 +81,12 @@ def _warm_up(backend: Any, sampler: Any, form: Any, dtype: Any, by_moments: bool
         get_backend(backend).warm(tiny)
 
 
-def _columns(block: LogBlock, world: World) -> dict[str, NDArray[np.float64]]:
+def _columns(block: LogBlock, world: World, dtype: str) -> dict[str, NDArray[np.float64]]:
     """All metric columns of one block, (K, L); the loss of epoch 0 is the population loss."""
     if isinstance(block.order, OrderParameters):
-        columns = order_metrics(block.order, world)
+        columns = order_metrics(block.order, world, dtype)
     else:
-        columns = sampled_metrics(block.order, world)
+        columns = sampled_metrics(block.order, world, dtype)
     columns["loss"] = np.where(block.epochs == 0, columns["loss_pop"], block.loss)
     columns |= {name: getattr(block, name) for name in ("Hmax", "lr_pred_t", "lr_enc_t")}
     return columns

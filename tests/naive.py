@@ -333,17 +333,24 @@ def metrics(P: Array, B_o: Array, B_t: Array, A: Array, lam: Array, sigma: float
 
     Not here: loss, Hmax and the rates, which the trajectory returns. Beyond B_o = 0, None also stands where a
     definition divides by zero or takes the entropy of nothing: erank_pred at P C_oo P^T = 0, W_rel_sv_err at P* = 0,
-    W_Fro_* where both the error and P* are 0. Digits are lost near collapse (see the top of the file).
+    W_Fro_* where both the error and P* are 0, loss_rel at C_tt = 0 and W_excess where the loss is 0 too. Digits are
+    lost near collapse (see the top of the file).
     """
     r = P.shape[0]
     Sigma_s, Sigma_x = covariances(A, lam, sigma)
     C_oo = B_o @ Sigma_x @ B_o.T
     C_to = B_t @ Sigma_s @ B_o.T
+    C_tt = B_t @ Sigma_x @ B_t.T
     A_pinv = np.linalg.pinv(A)
     R = procrustes(B_o, A_pinv)
+    of_nothing = population_loss(np.zeros((r, r)), B_o, B_t, A, lam, sigma)
+    P_star = C_to @ np.linalg.pinv(C_oo, rcond=WIENER_RCOND, hermitian=True)
+    excess = float(np.trace((P - P_star) @ C_oo @ (P - P_star).T))
 
     out: dict[str, float | None] = {
         "loss_pop": population_loss(P, B_o, B_t, A, lam, sigma),
+        "loss_rel": population_loss(P, B_o, B_t, A, lam, sigma) / of_nothing if of_nothing > 0.0 else None,
+        "W_excess": floored_log10(math.sqrt(max(excess, 0.0)), math.sqrt(float(np.trace(C_tt)))),
         "BA_err_aligned": float(np.linalg.norm(R.T @ B_o @ A - np.eye(r))),
         "enc_procrustes_fro": float(np.linalg.norm(R.T @ B_o - A_pinv)),
         "Hmax_exact": float(np.linalg.eigvalsh(C_oo)[-1]),
@@ -354,7 +361,6 @@ def metrics(P: Array, B_o: Array, B_t: Array, A: Array, lam: Array, sigma: float
     if not np.any(B_o):
         return out | dict.fromkeys(encoded)
 
-    P_star = C_to @ np.linalg.pinv(C_oo, rcond=WIENER_RCOND, hermitian=True)
     O = procrustes(P, P_star)
     out["W_Fro_aligned"] = floored_log10(float(np.linalg.norm(O.T @ P - P_star)), float(np.linalg.norm(P_star)))
     out["W_Fro_raw"] = floored_log10(float(np.linalg.norm(P - P_star)), float(np.linalg.norm(P_star)))

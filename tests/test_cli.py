@@ -258,7 +258,7 @@ MISTAKES = {
     "run --out_dir file.txt": "out_dir 'file.txt' cannot be written: File exists",
     "run --out_dir file.txt/x": "out_dir 'file.txt/x' cannot be written: Not a directory",
     "figs --runs_dir none": "runs folder 'none' is not there: must be a folder of run files",
-    "figs --metric los": "must be one of loss, loss_pop, W_Fro_aligned",
+    "figs --metric los": "must be one of loss, loss_pop, loss_rel, W_Fro_aligned",
 }
 FILES = {
     "bad.toml": "epochs = = 3",

@@ -21,7 +21,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from byolsim.analysis.figures import draw_figures
+from byolsim.analysis.figures import draw_figures, figures_of
 from byolsim.analysis.heatmaps import colour_scale, heatmap
 from byolsim.analysis.overlays import rate_lines
 from byolsim.analysis.panels import cell_edges, power_labels
@@ -50,11 +50,16 @@ SMALL: dict[str, Any] = {
 }
 
 
-def store_run(folder: Path, losses: list[float], diverged: int | None = None, **fields: Any) -> Path:
-    """A hand-made run of a sweep with rows at epochs 0, 10, 20, ... that hold these population losses."""
+def store_run(
+    folder: Path, losses: list[float], diverged: int | None = None, scale: list[float] | None = None, **fields: Any
+) -> Path:
+    """A hand-made run of a sweep with rows at epochs 0, 10, 20, ... that hold these losses and this `Hmax_exact`."""
     rates = {"lr_pred": 1e-3, "lr_enc": 1e-3, "lr_enc_mode": "same", "tau": 1e-2, "seed": 1, "epochs": 20}
     config = RunConfig(**(rates | fields))
-    columns = {name: np.full(len(losses), NAN) for name in METRICS} | {"loss_pop": np.array(losses)}
+    columns = {name: np.full(len(losses), NAN) for name in METRICS}
+    columns |= {"loss_pop": np.array(losses), "loss_rel": np.array(losses)}
+    if scale is not None:
+        columns["Hmax_exact"] = np.array(scale)
     record = RunRecord(
         config=config,
         epochs=10 * np.arange(len(losses)),
@@ -68,7 +73,8 @@ def store_run(folder: Path, losses: list[float], diverged: int | None = None, **
 
 
 def select(folder: Path, *metrics: str, **fields: Any) -> list[Grid]:
-    return select_grids(FigsConfig(runs_dir=str(folder), **({"epoch": 20} | fields)), metrics or ("loss_pop",)).grids
+    metrics = (*metrics, "loss_pop", "loss_rel")
+    return select_grids(FigsConfig(runs_dir=str(folder), **({"epoch": 20} | fields)), metrics).grids
 
 
 def at(grid: Grid, table: np.ndarray, alpha: float, tau: float) -> Any:
@@ -171,6 +177,21 @@ def test_the_rule_for_beta_is_read_from_the_runs(
         store_run(tmp_path, [1.0, 1.0, 1.0], lr_enc_mode=mode, lr_pred=alpha, lr_enc=beta)
     (grid,) = select(tmp_path)
     assert grid.setting.beta_factor == factor
+
+
+def test_runs_whose_features_have_vanished_are_known(tmp_path: Path) -> None:
+    """By `Hmax_exact` at the epoch against epoch 0; a run that diverged is not called collapsed too."""
+    ends = {0.001: [2.0, 1.0, 1e-9], 0.002: [2.0, 1e-9, 1.0], 0.003: [1e-9, 1e-9, 1e-9], 0.004: [2.0, 1.0, NAN]}
+    for alpha, scale in ends.items():
+        store_run(tmp_path, [1.0, 1.0, 1.0], scale=scale, lr_pred=alpha, lr_enc=alpha)
+    store_run(tmp_path, [1.0, 1.0], diverged=15, scale=[2.0, 1e-9], lr_pred=0.005, lr_enc=0.005)
+    store_run(tmp_path, [1.0, 1.0, 1.0], lr_pred=0.006, lr_enc=0.006)  # a file without the column
+    for epoch, collapsed in ((20, 0.001), (10, 0.002)):
+        (grid,) = select(tmp_path, epoch=epoch)
+        found = [alpha for alpha, cell in zip(grid.alphas, grid.any_collapsed()[0, 0], strict=True) if cell]
+        assert found == [collapsed] if epoch == 20 else found == [collapsed, 0.005]
+    (grid,) = select(tmp_path, use_last_valid=True)
+    assert grid.any_collapsed()[0, 0].tolist() == [True, False, False, False, False, False]
 
 
 # --- what is refused ---
@@ -288,6 +309,8 @@ def test_colour_limits_ignore_diverged_cells_and_show_that_they_do() -> None:
     assert norm is not None and (norm.vmin, norm.vmax, extend) == (1.0, 2.0, "max")
     norm, extend = colour_scale(values, np.ones(4, dtype=bool))  # nothing else is left to show
     assert norm is not None and (norm.vmin, norm.vmax, extend) == (1.0, 1e9, "neither")
+    norm, extend = colour_scale(values, np.array([False, True, True, True]))  # one cell is no scale
+    assert norm is not None and (norm.vmin, norm.vmax, extend) == (1.0, 1e9, "neither")
     assert colour_scale(np.array([NAN]), np.array([False])) == (None, "neither")
     norm, _ = colour_scale(np.array([3.0, 3.0]), np.array([False, False]))
     assert norm is not None and norm.vmin is not None and norm.vmax is not None and norm.vmin < 3.0 < norm.vmax
@@ -339,7 +362,7 @@ RULES = {
 def test_each_mode_is_drawn_and_explained(tmp_path: Path, mode: str) -> None:
     fields, rule = RULES[mode]
     sweep(SweepConfig(**(SMALL | fields | {"lr_enc_mode": mode})), tmp_path, workers=1)
-    (grid,) = select(tmp_path, "erank_pred", "loss_pop")
+    (grid,) = select(tmp_path, "erank_pred")
     figure = heatmap(grid, "erank_pred")
     assert_legible(figure)
     said = title(figure)
@@ -362,7 +385,7 @@ def test_each_mode_is_drawn_and_explained(tmp_path: Path, mode: str) -> None:
     lines = loss_slices(grid)
     assert_legible(lines)
     assert len(lines.axes) == len(cells) and legend_texts(lines) == ["$10^{-1}$", "$10^{-2}$"]
-    assert "[loss_pop]" in lines.axes[0].get_ylabel() and "bars: smallest to largest seed" in title(lines)
+    assert "[loss_rel]" in lines.axes[0].get_ylabel() and "bars: smallest to largest seed" in title(lines)
     assert lines.axes[0].get_xscale() == lines.axes[0].get_yscale() == "log"
 
 
@@ -371,7 +394,7 @@ def test_diverged_cells_are_hatched_and_points_crossed(tmp_path: Path) -> None:
     fields = {"lr_enc_mode": "same", "lr_pred_logspace": (1e-3, 1e3, 3), "epochs": 200, "log_every": 100}
     sweep(SweepConfig(**(SMALL | fields)), tmp_path, workers=1)
     for last in (False, True):
-        (grid,) = select(tmp_path, "BA_err_aligned", "loss_pop", epoch=200, use_last_valid=last)
+        (grid,) = select(tmp_path, "BA_err_aligned", epoch=200, use_last_valid=last)
         count = int(grid.any_diverged().sum())
         assert 2 <= count < 6
         figure, lines = heatmap(grid, "BA_err_aligned"), loss_slices(grid)
@@ -385,10 +408,46 @@ def test_diverged_cells_are_hatched_and_points_crossed(tmp_path: Path) -> None:
         assert ("or last valid before" in title(figure)) is last
 
 
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+def test_collapsed_cells_and_points_are_marked(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    """A collapsing run has the least loss of all: it is marked, and colour limits are those of the others."""
+    for seed in seeds:
+        for alpha in (1e-3, 1e-2):
+            store_run(tmp_path, [3.0, 3.0, 2.0], scale=[1.0, 1.0, 1.0], lr_pred=alpha, lr_enc=alpha, seed=seed)
+        store_run(tmp_path, [3.0, 3.0, 1e-17], scale=[1.0, 1.0, 1e-16], lr_pred=0.1, lr_enc=0.1, seed=seed)
+    (grid,) = select(tmp_path, "W_Fro_raw")
+    figure, lines = heatmap(grid, "loss_pop"), loss_slices(grid)
+    label = "collapsed" if len(seeds) == 1 else "a seed collapsed"
+    for drawn in (figure, lines):
+        assert_legible(drawn)
+        assert label in legend_texts(drawn)
+        marks = [line for line in drawn.axes[0].lines if line.get_marker() == "v"]
+        assert [x for line in marks for x in line.get_xdata()] == [pytest.approx(0.1)]
+    ((_, mesh),) = meshes(figure)
+    assert mesh.norm.vmin is not None and mesh.norm.vmin > 1
+    without_values = heatmap(grid, "W_Fro_raw").axes[0]
+    heights = {line.get_marker(): line.get_ydata()[0] for line in without_values.lines}
+    assert heights["v"] < heights["o"], "a cell without a value that collapsed shows both marks"
+
+
+def test_old_files_show_the_bare_loss(tmp_path: Path) -> None:
+    """Files that were written before there was a `loss_rel` hold nulls there."""
+    sweep(SweepConfig(**SMALL), tmp_path, workers=1)
+    (grid,) = select(tmp_path)
+    assert "loss_rel against α" in title(slices(grid))
+    grid.values["loss_rel"][:] = NAN  # type: ignore[index]
+    assert "loss_pop against α" in title(slices(grid))
+
+
+def slices(grid: Grid) -> Figure:
+    """The slices as `byolsim figs` draws them."""
+    return dict(figures_of(grid, []))["slices_loss_vs_alpha"]()
+
+
 def test_no_finite_value_is_said_and_not_raised(tmp_path: Path) -> None:
     store_run(tmp_path, [1.0], diverged=3, tau=0.01)
     store_run(tmp_path, [1.0, 1.0, NAN], tau=0.1)
-    (grid,) = select(tmp_path, "W_Fro_aligned", "loss_pop")
+    (grid,) = select(tmp_path, "W_Fro_aligned")
     figure, lines = heatmap(grid, "W_Fro_aligned"), loss_slices(grid)
     assert_legible(figure)
     assert_legible(lines)

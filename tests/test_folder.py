@@ -235,4 +235,4 @@ def test_figs_read_no_more_than_they_draw(runs, monkeypatch):
 
     monkeypatch.setattr(pq.ParquetFile, "read", counted)
     select_grids(FigsConfig(runs_dir=str(runs), epoch=20), ["loss_pop"])
-    assert asked == 4 * [["epoch", "loss_pop"]]
+    assert asked == 4 * [["epoch", "loss_pop", "Hmax_exact"]]

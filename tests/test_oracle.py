@@ -168,13 +168,17 @@ def test_metrics_of_a_collapsed_encoder():
 
 @pytest.mark.parametrize("size", [1e-3, 1e-9, 1e-30, 1e-150, 1e-200, 1e-290])
 def test_relative_metrics_do_not_see_the_scale_of_a_collapsing_encoder(size):
-    """Ranks, projectors and P - P* are invariant to B -> s B: unsquared factors keep all digits."""
+    """Ranks, projectors, P - P* and loss_rel are invariant to B -> s B: unsquared factors keep all digits.
+
+    The root of the excess loss is as large as the encoders.
+    """
     rng = np.random.default_rng(1)
     world = World(rng.normal(size=(7, 3)), np.array([2.0, 1.0, 0.5]), 0.5)
     P, B = rng.normal(size=(3, 3)), rng.normal(size=(3, 7))
     full, shrunk = (order_metrics(state(P, s * B, s * B, world), world) for s in (1.0, size))
+    shrunk["W_excess"] = shrunk["W_excess"] - np.log10(size)
     for name in full:
-        if name.startswith(("erank", "W_", "enc_proj")):
+        if name.startswith(("erank", "W_", "enc_proj", "loss_rel")):
             np.testing.assert_allclose(shrunk[name], full[name], rtol=1e-11, err_msg=name)
 
 

@@ -245,17 +245,17 @@ def test_metrics_of_a_linear_function_are_found_by_the_linear_fit():
     for name in ("BA_err_aligned", "enc_procrustes_fro", "enc_proj_dist"):
         # Least squares on 1024 views in 8 dimensions is exact for a linear function, up to rounding.
         np.testing.assert_allclose(sampled[name], exact[name], rtol=1e-10, err_msg=name)
-    for name in ("loss_pop", "erank_encoded", "erank_pred", "Hmax_exact"):
+    for name in ("loss_pop", "loss_rel", "erank_encoded", "erank_pred", "Hmax_exact"):
         # Sample values: relative errors of about sqrt(2 / 1024) = 4 %, for the fixed seed well below 5 of them.
         np.testing.assert_allclose(sampled[name], exact[name], rtol=0.2, err_msg=name)
-    assert all(math.isnan(sampled[name][0, 0]) for name in ("W_Fro_raw", "W_Fro_aligned", "W_rel_sv_err"))
+    assert all(math.isnan(sampled[name][0, 0]) for name in ("W_Fro_raw", "W_Fro_aligned", "W_rel_sv_err", "W_excess"))
 
 
 @pytest.mark.parametrize("model", MLPS)
 def test_an_mlp_run_has_every_column_that_has_a_meaning(model):
     record = one_run(small(**MLPS[model], init="zero_pred", lr_pred=0.02, lr_enc=0.02))
     null = {name for name in METRICS if np.isnan(record.columns[name][-1])}
-    assert null == (set() if "pred" not in MLPS[model] else {"W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err"})
+    assert null == (set() if "pred" not in MLPS[model] else {"W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "W_excess"})
     assert not any(np.isinf(column).any() for column in record.columns.values())
     assert record.columns["loss_pop"][-1] < record.columns["loss_pop"][0]
     ranks = record.columns["erank_encoded"]

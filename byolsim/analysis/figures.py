@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from byolsim.analysis.heatmaps import heatmap
@@ -16,10 +17,12 @@ from byolsim.output import FigsConfig
 from byolsim.store import write_whole
 
 DPI = 150
+_OLD_LOSS = "loss_pop"
+"""What the slices show of files that were written before there was a `loss_rel`."""
 
 
 def draw_figures(config: FigsConfig, only: Collection[str] | None = None) -> tuple[list[Path], list[str]]:
-    """Draw the heatmaps and slices of each batch size (SPEC 7); nothing is simulated.
+    """Draw the heatmaps and slices of each batch size; nothing is simulated.
 
     Every file is read once, and only the columns that are drawn. A picture appears complete or not at all, and replaces
     an older one of its name. `only` holds the ids of the runs to draw, where the caller knows them.
@@ -36,21 +39,22 @@ def draw_figures(config: FigsConfig, only: Collection[str] | None = None) -> tup
     check_metric(config.metric)
     check_metric(config.enc_metric, "enc_metric")
     metrics = list(dict.fromkeys([config.metric, config.enc_metric, "erank_encoded", "erank_pred"]))
-    selection = select_grids(config, list(dict.fromkeys([*metrics, LOSS])), only)
+    selection = select_grids(config, list(dict.fromkeys([*metrics, LOSS, _OLD_LOSS])), only)
     out = Path(config.out)
     paths = [
         _write(draw(), out / f"{name}_bs{grid.batch_size}_epoch{config.epoch}.png")
         for grid in selection.grids
-        for name, draw in _figures(grid, metrics)
+        for name, draw in figures_of(grid, metrics)
     ]
     return paths, selection.skipped
 
 
-def _figures(grid: Grid, metrics: list[str]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def figures_of(grid: Grid, metrics: list[str]) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Name and drawing of each figure; drawn one at a time, so that few are in memory."""
     for metric in metrics:
         yield f"heatmap_{metric}", partial(heatmap, grid, metric)
-    yield "slices_loss_vs_alpha", partial(loss_slices, grid)
+    loss = LOSS if np.isfinite(grid.values[LOSS]).any() else _OLD_LOSS
+    yield "slices_loss_vs_alpha", partial(loss_slices, grid, loss)
 
 
 def _write(figure: Figure, path: Path) -> Path:

@@ -3,10 +3,11 @@
 - coloured: the mean over the seeds that have a finite value (of a log10 metric: the mean of the logarithms);
 - hatched: at least one seed diverged at or before the epoch. The cell is coloured too where a finite value is left: of
   the other seeds, or with `use_last_valid` also of the diverged run before it diverged;
-- blank: no run; blank with a ring: a run that has no value (a null).
+- blank: no run; blank with a ring: a run that has no value (a null);
+- a triangle pointing down: the features of at least one seed have vanished (`metrics.has_collapsed`).
 
-Colour limits come from the cells without divergence, if any has a value: what a diverging run passes through would
-leave no colour for the others. Values beyond them are shown as the colour bar's pointed ends.
+Colour limits come from the cells that neither diverged nor collapsed, if two of them have a value: what such a run
+passes through would leave no colour for the others. Values beyond them are shown as the colour bar's pointed ends.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from byolsim.analysis.panels import (
     Panel,
     add_legend,
     cell_edges,
+    collapsed_label,
     label_rows,
     new_figure,
     set_ticks,
@@ -52,7 +54,7 @@ def heatmap(grid: Grid, metric: str) -> Figure:
     """The heatmap of one metric: a panel per beta, one colour scale for all panels and the auto column."""
     mean = grid.mean(metric)
     figure, panels = new_figure(grid, size=(1.7, 1.8))
-    norm, extend = colour_scale(mean, grid.any_diverged())
+    norm, extend = colour_scale(mean, grid.any_diverged() | grid.any_collapsed())
     lines: list[RateLine] = []
     for b, panel in enumerate(panels):
         _draw_cells(grid, metric, b, panel, norm)
@@ -81,16 +83,18 @@ def metric_label(grid: Grid, metric: str, log: bool = False) -> str:
     return text + (", logarithmic scale" if log else "")
 
 
-def colour_scale(mean: Array, diverged: Mask) -> tuple[Normalize | None, Extend]:
-    """Colour limits from the finite cells, without the diverged ones if others are left; None where nothing is finite.
+def colour_scale(mean: Array, ended: Mask) -> tuple[Normalize | None, Extend]:
+    """Colour limits from the finite cells, without the `ended` ones if others are left; None where nothing is finite.
+
+    `ended` are the cells that diverged or collapsed. One cell alone makes no scale: then all count.
 
     Returns the norm and the ends of the colour bar beyond which there are values, as matplotlib's `extend`.
     """
     finite = mean[np.isfinite(mean)]
     if not finite.size:
         return None, "neither"
-    trusted = mean[np.isfinite(mean) & ~diverged]
-    shown = trusted if trusted.size else finite
+    trusted = mean[np.isfinite(mean) & ~ended]
+    shown = trusted if trusted.size > 1 else finite
     low, high = float(shown.min()), float(shown.max())
     below, above = bool(finite.min() < low), bool(finite.max() > high)
     extend: Extend = "both" if below and above else "min" if below else "max" if above else "neither"
@@ -119,7 +123,7 @@ def _draw_cells(grid: Grid, metric: str, b: int, panel: Panel, norm: Normalize |
 def _draw_block(
     ax: Axes, grid: Grid, metric: str, b: int, columns: slice, edges: tuple[Array, Array], norm: Normalize | None
 ) -> None:
-    """The cells of one axes: colours, hatches over diverged ones, rings in those without a value."""
+    """The cells of one axes: colours, hatches over diverged ones, rings and triangles."""
     x, y = edges
     mean = grid.mean(metric)[b, :, columns]
     ax.set_yscale("log")
@@ -133,13 +137,17 @@ def _draw_block(
         ax.add_patch(Rectangle(corner, *size, fill=False, hatch=_HATCH, edgecolor=ink, linewidth=0))
     ax.vlines(x[1:-1], y[0], y[-1], color="0.9", linewidth=0.6)
     ax.hlines(y[1:-1], x[0], x[-1], color="0.9", linewidth=0.6)
-    for i, j in np.argwhere(grid.no_value(metric)[b, :, columns]):
-        # the middle of a cell in the picture: geometric on the logarithmic axes, arithmetic in the auto column
-        middle = np.sqrt(x[j] * x[j + 1]) if ax.get_xscale() == "log" else (x[j] + x[j + 1]) / 2
-        ax.plot([middle], [np.sqrt(y[i] * y[i + 1])], linestyle="none", **_RING)
+    # rings in the middle of a cell, triangles at a quarter of its height: both may be there
+    for cells, height, style in ((grid.no_value(metric), 0.5, _RING), (grid.any_collapsed(), 0.25, _TRIANGLE)):
+        for i, j in np.argwhere(cells[b, :, columns]):
+            # the middle of a cell in the picture: geometric on the logarithmic axes, arithmetic in the auto column
+            middle = np.sqrt(x[j] * x[j + 1]) if ax.get_xscale() == "log" else (x[j] + x[j + 1]) / 2
+            ax.plot([middle], [y[i] * (y[i + 1] / y[i]) ** height], linestyle="none", **style)
 
 
 _RING: dict[str, Any] = {"marker": "o", "color": "0.35", "markerfacecolor": "none", "markersize": 4.0}
+_TRIANGLE: dict[str, Any] = {"marker": "v", "color": "black", "markerfacecolor": "white", "markersize": 5.0}
+"""Black round white, to be seen on every colour of the map."""
 
 
 def _ink(colour: object) -> str:
@@ -166,6 +174,8 @@ def _legend_handles(grid: Grid, metric: str, lines: list[RateLine]) -> list[Arti
     if grid.any_diverged().any():
         label = "diverged" if len(grid.seeds) == 1 else "a seed diverged"
         handles.append(Patch(fill=False, hatch=_HATCH, edgecolor="0.35", linewidth=0, label=label))
+    if grid.any_collapsed().any():
+        handles.append(Line2D([], [], linestyle="none", label=collapsed_label(grid), **_TRIANGLE))
     if grid.no_value(metric).any():
         handles.append(Line2D([], [], linestyle="none", label="run without a value", **_RING))
     if grid.missing().any():

@@ -18,8 +18,8 @@ class RateLine:
 def rate_lines(alpha_range: tuple[float, float], tau_range: tuple[float, float], mom_pred: float) -> list[RateLine]:
     """The lines on which the student moves as fast as its teacher, cut to the visible rectangle.
 
-    alpha = tau compares the bare rates: with alpha <= tau the student tracks its teacher without noise dominating
-    (SPEC 4). With heavy-ball momentum the effective rate is alpha/(1 - mu_P), so the line moves to
+    alpha = tau compares the bare rates: with alpha <= tau the student tracks its teacher without noise dominating.
+    With heavy-ball momentum the effective rate is alpha/(1 - mu_P), so the line moves to
     alpha = (1 - mu_P) tau; at mu_P = 0 both are one line. A line that does not cross the rectangle is left out.
 
     Parameters

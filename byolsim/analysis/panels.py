@@ -217,6 +217,11 @@ def common_settings(setting: Setting) -> str:
     return ", ".join(told)
 
 
+def collapsed_label(grid: Grid) -> str:
+    """Legend of the mark for cells and points whose features have vanished."""
+    return "collapsed" if len(grid.seeds) == 1 else "a seed collapsed"
+
+
 def add_legend(figure: Figure, handles: Sequence[Artist], title: str | None = None) -> None:
     """A legend below the panels, in as many columns as fit; nothing where there is nothing to explain."""
     for columns in range(min(len(handles), _MAX_COLUMNS), 0, -1):

@@ -1,4 +1,4 @@
-"""Select: a folder of run files -> for each batch size the grid of values that a figure shows (SPEC 8, `figs`).
+"""Select: a folder of run files -> for each batch size the grid of values that a figure shows.
 
 What may differ within one figure is what its axes, its panels and its mean over seeds stand for. Runs that differ in
 anything else are refused, never averaged.
@@ -12,19 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from byolsim.analysis.frames import each_run, values_at
+from byolsim.analysis.frames import each_run, value_at, values_at
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
-from byolsim.metrics import METRICS
+from byolsim.metrics import METRICS, has_collapsed
 from byolsim.output import FigsConfig
+from byolsim.store import RunInfo
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _FREE = {"seed", "batch_size", "tau", "lr_pred", "lr_enc", "auto_alpha_c", "auto_beta_c", "lr_enc_mode"}
 """Hyperparameters that differ between the points of one grid; the constants of the schedule are checked apart."""
+
+_SCALE = "Hmax_exact"
+"""The column that tells whether the features of a run have vanished."""
 
 _SHOWN = 4
 """Values of one field that an error names."""
@@ -62,6 +67,7 @@ class Grid:
     alphas : the columns, ascending; None, the auto column, is the last where it occurs.
     present : (B, T, A, S) whether there is such a run.
     diverged : (B, T, A, S) whether it diverged at or before the epoch.
+    collapsed : (B, T, A, S) whether its features had vanished by then, relative to epoch 0; False of a diverged run.
     values : metric -> (B, T, A, S), NaN where there is no finite value.
     """
 
@@ -73,6 +79,7 @@ class Grid:
     seeds: tuple[int, ...]
     present: Mask
     diverged: Mask
+    collapsed: Mask
     values: Mapping[str, Array]
 
     def mean(self, metric: str) -> Array:
@@ -93,6 +100,10 @@ class Grid:
     def any_diverged(self) -> Mask:
         """(B, T, A) cells to hatch: at least one seed diverged at or before the epoch."""
         return np.asarray(self.diverged.any(axis=-1))
+
+    def any_collapsed(self) -> Mask:
+        """(B, T, A) cells to mark: the features of at least one seed have vanished."""
+        return np.asarray(self.collapsed.any(axis=-1))
 
     def missing(self) -> Mask:
         """(B, T, A) cells without a run."""
@@ -122,6 +133,7 @@ class _Point:
 
     config: RunConfig
     diverged: bool
+    collapsed: bool
     values: Mapping[str, float]
 
 
@@ -145,13 +157,10 @@ def select_grids(config: FigsConfig, metrics: Sequence[str], only: Collection[st
     for name in metrics:
         check_metric(name)
     skipped: list[str] = []
+    columns = list(dict.fromkeys(["epoch", *metrics, _SCALE]))
     points = [
-        _Point(
-            config=info.config,
-            diverged=info.diverged_epoch is not None and info.diverged_epoch <= config.epoch,
-            values=values_at(table, metrics, config.epoch, config.use_last_valid),
-        )
-        for info, table in each_run(config.runs_dir, ["epoch", *metrics], skipped)
+        _point(info, table, config, metrics)
+        for info, table in each_run(config.runs_dir, columns, skipped)
         if info.config.lr_enc_mode is not None and (only is None or info.run_id in only)
     ]
     mode = _mode(config, points)
@@ -172,6 +181,18 @@ def select_grids(config: FigsConfig, metrics: Sequence[str], only: Collection[st
     sizes = sorted({point.config.batch_size for point in points})
     grids = [_grid(setting, n, [p for p in points if p.config.batch_size == n], metrics) for n in sizes]
     return Selection(grids, skipped)
+
+
+def _point(info: RunInfo, table: pa.Table, config: FigsConfig, metrics: Sequence[str]) -> _Point:
+    diverged = info.diverged_epoch is not None and info.diverged_epoch <= config.epoch
+    epochs, scale = table["epoch"].to_numpy(), table[_SCALE].to_numpy()
+    now = value_at(epochs, scale, config.epoch, config.use_last_valid)
+    return _Point(
+        config=info.config,
+        diverged=diverged,
+        collapsed=not diverged and bool(has_collapsed(now, value_at(epochs, scale, 0, use_last_valid=False))),
+        values=values_at(table, metrics, config.epoch, config.use_last_valid),
+    )
 
 
 def check_metric(name: str, option: str = "metric") -> None:
@@ -260,17 +281,17 @@ def _grid(setting: Setting, batch_size: int, points: Sequence[_Point], metrics: 
     axes = [sorted(set(axis), key=lambda v: math.inf if v is None else v) for axis in zip(*places, strict=True)]
     index = [{value: i for i, value in enumerate(axis)} for axis in axes]
     shape = tuple(len(axis) for axis in axes)
-    present, diverged = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+    present, diverged, collapsed = (np.zeros(shape, dtype=np.bool_) for _ in range(3))
     values = {name: np.full(shape, np.nan) for name in metrics}
     for point, place in zip(points, places, strict=True):
         at = tuple(where[value] for where, value in zip(index, place, strict=True))
         if present[at]:  # rates that differ in the last digits only, which no sweep makes
             raise UserError(f"run {point.config.run_id} has the grid point of another run: take one of them out")
-        present[at], diverged[at] = True, point.diverged
+        present[at], diverged[at], collapsed[at] = True, point.diverged, point.collapsed
         for name in metrics:
             values[name][at] = point.values[name]
     betas, taus, alphas, seeds = (tuple(axis) for axis in axes)
-    return Grid(setting, batch_size, betas, taus, alphas, seeds, present, diverged, values)
+    return Grid(setting, batch_size, betas, taus, alphas, seeds, present, diverged, collapsed, values)
 
 
 def _place(mode: str, config: RunConfig) -> tuple[Any, ...]:

@@ -1,4 +1,7 @@
-"""Slices: the exact population loss against the predictor rate, one line per EMA rate.
+"""Slices: the population loss against the predictor rate, one line per EMA rate.
+
+The loss is `loss_rel`, which is 1 for a predictor that says nothing: the bare loss of a collapsing run tends to 0 with
+its features. Points whose features have vanished are triangles pointing down.
 
 Points are means over seeds, bars go from the smallest to the largest seed. A point of which a seed diverged at or
 before the epoch is a cross outside every line: at the mean of its finite values where that lies within the range of
@@ -8,6 +11,7 @@ the others, in a strip along the top where it does not or where none is left.
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +28,7 @@ from byolsim.analysis.panels import (
     Panel,
     add_legend,
     cell_edges,
+    collapsed_label,
     label_rows,
     new_figure,
     power_labels,
@@ -33,7 +38,7 @@ from byolsim.analysis.panels import (
 from byolsim.analysis.select import Array, Grid
 from byolsim.metrics import METRICS
 
-LOSS = "loss_pop"
+LOSS = "loss_rel"
 _LISTED = 10
 """Lines that the legend names."""
 
@@ -48,31 +53,31 @@ class _Range:
     top: float
 
 
-def loss_slices(grid: Grid) -> Figure:
+def loss_slices(grid: Grid, loss: str = LOSS) -> Figure:
     """Loss against alpha, one line per tau; a panel per beta, and the auto column at the right."""
     figure, panels = new_figure(grid, size=(1.4, 1.9))
-    limits = _range(grid)
+    limits = _range(grid, loss)
     for b, panel in enumerate(panels):
-        _draw_panel(grid, b, panel, limits)
-    label_rows(panels, f"exact {METRICS[LOSS]}\n[{LOSS}]")
+        _draw_panel(grid, loss, b, panel, limits)
+    label_rows(panels, textwrap.fill(METRICS[loss], 22) + f"\n[{loss}]")
     notes = ["bars: smallest to largest seed"] if len(grid.seeds) > 1 else []
     if limits.top > limits.high:
         notes.append("crosses above the dotted line: no value, or off the scale")
-    if not np.isfinite(grid.mean(LOSS)).any():
+    if not np.isfinite(grid.mean(loss)).any():
         notes.append("no run has a finite loss")
-    set_title(figure, grid, f"{LOSS} against α", notes)
+    set_title(figure, grid, f"{loss} against α", notes)
     step = math.ceil(len(grid.taus) / _LISTED)
     title = "EMA rate τ = 1 − m" + (f" (1 line in {step} is named)" if step > 1 else "")
     add_legend(figure, _legend_handles(grid, step), title=title)
     return figure
 
 
-def _range(grid: Grid) -> _Range:
+def _range(grid: Grid, loss: str) -> _Range:
     """Limits from the points without divergence, if any has a value; the strip only where a cross needs it."""
-    mean, diverged = grid.mean(LOSS), grid.any_diverged()
+    mean, diverged = grid.mean(loss), grid.any_diverged()
     trusted = np.isfinite(mean) & ~diverged
     used = trusted if trusted.any() else np.isfinite(mean)
-    low_of, high_of = grid.spread(LOSS)
+    low_of, high_of = grid.spread(loss)
     log = not np.any(low_of[used] <= 0)
     if not used.any():
         return _Range(True, 0.1, 1.0, _top(True, 0.1, 1.0, len(grid.taus) if diverged.any() else 0))
@@ -95,7 +100,7 @@ def _top(log: bool, low: float, high: float, rows: int) -> float:
     return float(low * (high / low) ** stretch) if log else low + (high - low) * stretch
 
 
-def _draw_panel(grid: Grid, b: int, panel: Panel, limits: _Range) -> None:
+def _draw_panel(grid: Grid, loss: str, b: int, panel: Panel, limits: _Range) -> None:
     alphas = [alpha for alpha in grid.alphas if alpha is not None]
     if panel.fixed is not None:
         edges = cell_edges(alphas)
@@ -105,7 +110,7 @@ def _draw_panel(grid: Grid, b: int, panel: Panel, limits: _Range) -> None:
         if limits.log:
             ax.set_yscale("log")
         ax.set_ylim(limits.low, limits.top)
-        if not np.isfinite(grid.mean(LOSS)).any():  # the range is made up
+        if not np.isfinite(grid.mean(loss)).any():  # the range is made up
             ax.yaxis.set_major_locator(NullLocator())
             ax.yaxis.set_minor_locator(NullLocator())
         ax.grid(axis="y", color="0.9", linewidth=0.6)
@@ -114,21 +119,23 @@ def _draw_panel(grid: Grid, b: int, panel: Panel, limits: _Range) -> None:
             ax.axhline(limits.high, color="0.6", linewidth=0.8, linestyle=":")
     for t in range(len(grid.taus)):
         if panel.fixed is not None:
-            _draw_line(panel.fixed, grid, (b, t, slice(0, len(alphas))), np.array(alphas), limits)
+            _draw_line(panel.fixed, grid, loss, (b, t, slice(0, len(alphas))), np.array(alphas), limits)
         if panel.auto is not None:
             # side by side, so that points of equal loss are all seen
             at = np.array([(t + 1) / (len(grid.taus) + 1)])
-            _draw_line(panel.auto, grid, (b, t, slice(len(alphas), None)), at, limits)
+            _draw_line(panel.auto, grid, loss, (b, t, slice(len(alphas), None)), at, limits)
 
 
-def _draw_line(ax: Axes, grid: Grid, where: tuple[int, int, slice], x: Array, limits: _Range) -> None:
+def _draw_line(ax: Axes, grid: Grid, loss: str, where: tuple[int, int, slice], x: Array, limits: _Range) -> None:
     """One tau: the line with its bars, and its diverged points."""
-    mean, diverged = grid.mean(LOSS)[where], grid.any_diverged()[where]
-    low, high = (side[where] for side in grid.spread(LOSS))
+    mean, diverged = grid.mean(loss)[where], grid.any_diverged()[where]
+    low, high = (side[where] for side in grid.spread(loss))
     row, colour = where[1], _colour(grid, where[1])
     good = ~diverged & np.isfinite(mean)
     height = np.where(good, mean, np.nan)
     ax.plot(x, height, color=colour, linewidth=1.4, marker="o", markersize=4)
+    vanished = good & grid.any_collapsed()[where]
+    ax.plot(x[vanished], mean[vanished], linestyle="none", color=colour, **_TRIANGLE)
     if len(grid.seeds) > 1 and good.any():
         bars = np.maximum([mean[good] - low[good], high[good] - mean[good]], 0.0)
         ax.errorbar(x[good], mean[good], yerr=bars, fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.5)
@@ -142,6 +149,7 @@ def _draw_line(ax: Axes, grid: Grid, where: tuple[int, int, slice], x: Array, li
 
 
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 5.5, "markeredgewidth": 1.5}
+_TRIANGLE: dict[str, Any] = {"marker": "v", "markersize": 6.5, "markerfacecolor": "white", "zorder": 3}
 
 
 def _between(limits: _Range, share: float) -> float:
@@ -158,7 +166,7 @@ def _colour(grid: Grid, row: int) -> str:
 
 
 def _legend_handles(grid: Grid, step: int) -> list[Artist]:
-    """The lines from top to bottom in tau, one in `step`, and the cross where there is one."""
+    """The lines from top to bottom in tau, one in `step`, and the marks that occur."""
     rows = len(grid.taus)
     labels = power_labels(grid.taus, digits=3)
     handles: list[Artist] = [
@@ -168,4 +176,6 @@ def _legend_handles(grid: Grid, step: int) -> list[Artist]:
     if grid.any_diverged().any():
         label = "diverged" if len(grid.seeds) == 1 else "a seed diverged"
         handles.append(Line2D([], [], linestyle="none", color="0.35", label=label, **_CROSS))
+    if grid.any_collapsed().any():
+        handles.append(Line2D([], [], linestyle="none", color="0.35", label=collapsed_label(grid), **_TRIANGLE))
     return handles

@@ -51,6 +51,10 @@ def run_one(config: RunConfig, output: RunOutput, notes: list[str]) -> None:
         click.echo(_summary(record, path))
 
 
+_LAST_ROW = ("loss_pop", "loss_rel", "Hmax_exact", "W_excess", "W_Fro_raw", "BA_err_aligned", "erank_encoded")
+"""Metrics of the summary: what a reader needs to see whether a run has learned or died."""
+
+
 def _summary(record: RunRecord, path: Path) -> str:
     config, clips = record.config, record.clips
     end = f"diverged at epoch {record.diverged_epoch}" if record.status == "diverged" else "completed"
@@ -63,11 +67,19 @@ def _summary(record: RunRecord, path: Path) -> str:
             f"auto schedule: bound active at {clips.lr_pred_limit} (alpha) and {clips.lr_enc_limit} (beta) steps, "
             f"floor of H_t at {clips.H_floor}"
         )
-    shown = ("loss_pop", "W_Fro_raw", "BA_err_aligned", "erank_encoded")
-    lines.append("last row: " + ", ".join(f"{name} {_value(record, name)}" for name in shown))
+    shown = {name: _shown(_value(record, name, -1)) for name in _LAST_ROW}
+    start = _value(record, "Hmax_exact", 0)
+    share = f"{_shown(_value(record, 'Hmax_exact', -1) / start if start else math.nan)} of the start"
+    notes = {"Hmax_exact": f" ({share})"}
+    lines.append("last row: " + ", ".join(f"{name} {value}{notes.get(name, '')}" for name, value in shown.items()))
+    if record.collapsed:
+        lines.append(f"collapsed: the features have vanished (Hmax_exact {shown['Hmax_exact']}, {share})")
     return "\n".join(lines)
 
 
-def _value(record: RunRecord, name: str) -> str:
-    value = float(record.columns[name][-1]) if len(record.epochs) else math.nan
+def _value(record: RunRecord, name: str, row: int) -> float:
+    return float(record.columns[name][row]) if len(record.epochs) else math.nan
+
+
+def _shown(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "null"

@@ -105,6 +105,7 @@ class SampledLog:
                     "b_o": b_o,
                     "L_o": L_o,
                     "loss": 0.5 * (p - z_t).square().sum(dim=(1, 2)) / root**2,
+                    "target_power": z_t.square().sum(dim=(1, 2)) / root**2,
                     "gap": torch.stack(differences).sum(dim=0).sqrt(),
                 }
             )
@@ -117,7 +118,7 @@ class SampledLog:
 
     def parameters(self, valid: Tensor) -> SampledFeatures:
         """Measurements of the rows so far, (K, rows, ...); the log is emptied."""
-        names = ["F", "F_pred", "cross", "b_o", "L_o", "loss", "gap"] + ["P"] * self.linear_predictor
+        names = ["F", "F_pred", "cross", "b_o", "L_o", "loss", "target_power", "gap"] + ["P"] * self.linear_predictor
         stacks = {name: _numpy(_stack([row[name] for row in self.rows], valid)) for name in names}
         self.rows.clear()
         return SampledFeatures(P=stacks.pop("P", None), **stacks)
