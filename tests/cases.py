@@ -26,7 +26,7 @@ from byolsim.world import World
 Array = np.ndarray
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = [pytest.mark.torch, pytest.mark.skipif(not HAS_TORCH, reason="no torch")]
-BACKENDS = ("numba", pytest.param("torch", marks=needs_torch))
+BACKENDS = ("numpy", "numba", pytest.param("torch", marks=needs_torch))
 """The catalogue that parametrises every contract test."""
 
 SMALL: dict[str, Any] = {
