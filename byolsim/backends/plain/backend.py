@@ -38,8 +38,8 @@ class PlainBackend(Backend):
         """Train a group; see `Backend.simulate`."""
         config = group[0]
         sampler = sampler_class(config)(config, world)
-        rules = [_rules(run, sampler) for run in group]
-        runs = [_start(run, sampler) for run in rules]
+        rules = [rules_of(member, sampler) for member in group]
+        runs = [start_of(of, sampler) for of in rules]
         log = _Log(sampler, rows_per_block(len(group), world.r))
         log.take(0, runs)
         done = 0
@@ -54,12 +54,14 @@ class PlainBackend(Backend):
         yield log.block()
 
 
-def _rules(config: RunConfig, sampler: Sampler) -> Rules:
+def rules_of(config: RunConfig, sampler: Sampler) -> Rules:
+    """What the configuration of a run asks for."""
     rule = PREDICTOR_RULES[config.pred_rule](config)
     return Rules(config, sampler.world.lambda_max_x, rule, EMA(config.tau), sampler.settle)
 
 
-def _start(rules: Rules, sampler: Sampler) -> Run:
+def start_of(rules: Rules, sampler: Sampler) -> Run:
+    """A run at epoch 0, in the dtype of training and the coordinates of its sampler."""
     B_o, P = initial_weights(rules.config, sampler.world)
     return start(sampler.cast(P), sampler.cast(sampler.coordinates(B_o)), rules)
 
