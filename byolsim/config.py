@@ -25,6 +25,9 @@ SCHEMA_VERSION = 1
 NUMERICS_VERSION = 2
 """Raised whenever the same configuration would give other numbers than before."""
 
+CPU_BACKENDS = ("numba", "numpy")
+"""Backends for linear models on the CPU."""
+
 MAX_RATE = 1e6
 MAX_ROWS = 10**8
 MAX_POINTS = 10**6
@@ -176,8 +179,9 @@ class _Shared(Frozen):
     moments_form: Literal["auto", "direct", "reduced"] | None = Field(
         default=None, description="form of the moments sampler (auto); for sampler moments only"
     )
-    backend: Literal["auto", "numba", "torch"] = Field(
-        default="auto", description="auto: numba for linear models, torch for an MLP or a CUDA device"
+    backend: Literal["auto", "numba", "torch", "numpy"] = Field(
+        default="auto",
+        description="auto: numba for linear models, torch for an MLP or a CUDA device; numpy: the slow reference",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="cuda belongs to the torch backend")
     dtype: Literal["float64", "float32"] = Field(default="float64", description="arithmetic of the training steps")
@@ -203,7 +207,7 @@ class _Shared(Frozen):
                 raise ValueError(f"{name} = {values[name]!r} {where}")
         if values.get("backend", "auto") == "auto":
             values["backend"] = "torch" if mlp or values.get("device") == "cuda" else "numba"
-        if values["backend"] == "numba" and values.get("device", "auto") == "auto":
+        if values["backend"] in CPU_BACKENDS and values.get("device", "auto") == "auto":
             values["device"] = "cpu"
         return values
 
@@ -222,10 +226,10 @@ class _Shared(Frozen):
                 f"latent_spectrum = {self.latent_spectrum!r} lists {listed} numbers: must be d_latent = {self.d_latent}"
             )
         mlp = "mlp" in (self.enc, self.pred)
-        if self.backend == "numba" and mlp:
-            raise ValueError("backend = 'numba' runs linear models only: an MLP needs backend = 'torch'")
-        if self.backend == "numba" and self.device == "cuda":
-            raise ValueError("device = 'cuda' belongs to backend = 'torch', not to 'numba'")
+        if self.backend in CPU_BACKENDS and mlp:
+            raise ValueError(f"backend = {self.backend!r} runs linear models only: an MLP needs backend = 'torch'")
+        if self.backend in CPU_BACKENDS and self.device == "cuda":
+            raise ValueError(f"device = 'cuda' belongs to backend = 'torch', not to {self.backend!r}")
         if self.sampler == "moments" and mlp:
             raise ValueError("sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'")
         if self.moments_form == "reduced" and self.d_obs < 5 * self.d_latent:

@@ -125,7 +125,7 @@ def group_cost(group: Sequence[RunConfig]) -> float:
     config = group[0]
     n = 0 if config.sampler == "population" else config.batch_size
     d, r, h = config.d_obs, config.d_latent, config.hidden or 0
-    fixed = 2e6 if config.backend == "torch" else 2e5
+    fixed = {"torch": 2e6, "numpy": 3e6}.get(config.backend, 2e5)
     if config.sampler == "moments":  # neither form's cost grows with n, nor the reduced one's with d
         width = d if config.moments_form == "direct" else 4 * r
         per_run, draws = 18 * r**2 * width + 50 * r**3, 9 * r**2 + r * width

@@ -1,17 +1,8 @@
-"""Standard normals in bulk: the one kernel that every backend's draws come from.
+"""Standard normals in bulk: the kernel that the draws of the fast backends come from, equal to `plain_normals`.
 
 Drawing is the largest part of a minibatch step that is shared by a group, and a scalar generator leaves most of the
-processor idle. Here `LANES` independent xoshiro256++ generators (Blackman and Vigna, Scrambled Linear Pseudorandom
-Number Generators, ACM TOMS 2021), each with 256 bits of state of its own, advance side by side, and the Box-Muller
-transform (Box and Muller, A Note on the Generation of Random Normal Deviates, 1958) turns two 64-bit words into two
-normals without a branch, so that the compiler uses whole vector registers.
-
-With words w1 and w2, u = (floor(w1 / 2^11) + 1/2) 2^-53 in (0, 1) and theta = pi/4 floor(w2 / 2^11) 2^-53 in
-[0, pi/4), reflected into one of the eight octants by the three lowest bits of w2,
-
-    x = sqrt(-2 log u) cos(theta),    y = sqrt(-2 log u) sin(theta),
-
-so |x| <= 8.66. `plain_normals` is the same formula in NumPy.
+processor idle. Here the generators advance side by side and the Box-Muller transform has no branch, so that the
+compiler uses whole vector registers.
 """
 
 from __future__ import annotations
@@ -20,57 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.jit import kernel
-
-LANES = 16
-CHUNK = 512
-"""Pairs that are transformed together: their words and intermediate values stay in the first-level cache."""
+from byolsim.plain_normals import CHUNK, LANES, QUARTER_PI, TWO53, U1, U11, U17, U19, U23, U41, U45, initial_state
 
 LN2 = 0.6931471805599453
 SQRT2 = 1.4142135623730951
-QUARTER_PI = 0.7853981633974483
 MANTISSA = np.uint64(0x000F_FFFF_FFFF_FFFF)
 ONE = np.uint64(0x3FF0_0000_0000_0000)
-U1, U2, U11, U17, U19, U23, U41, U45, U52 = (np.uint64(k) for k in (1, 2, 11, 17, 19, 23, 41, 45, 52))
-TWO53 = 2.0**-53
+U2, U52 = np.uint64(2), np.uint64(52)
 
 
 def fill_normals(seed: np.random.SeedSequence, out: NDArray[np.float64]) -> None:
     """Fill a contiguous array with the standard normals of a seed; a shorter array gets the first ones of a longer."""
-    _fill(_initial_state(seed), out.reshape(-1), np.empty((2, CHUNK), np.uint64), np.empty((3, CHUNK)))
-
-
-def plain_normals(seed: np.random.SeedSequence, count: int) -> NDArray[np.float64]:
-    """What `fill_normals` computes, with NumPy's own functions: equal to rounding."""
-    state = [row.copy() for row in _initial_state(seed)]
-    out = []
-    with np.errstate(over="ignore"):
-        for _ in range(-(-count // (2 * CHUNK))):
-            w1, w2 = (np.concatenate([_plain_word(state) for _ in range(CHUNK // LANES)]) for _ in range(2))
-            radius = np.sqrt(-2 * np.log(((w1 >> U11).astype(np.float64) + 0.5) * TWO53))
-            theta = QUARTER_PI * (w2 >> U11).astype(np.float64) * TWO53
-            near, far = np.cos(theta), np.sin(theta)
-            swap, flip_x, flip_y = ((w2 >> np.uint64(k)) & U1 == 1 for k in range(3))
-            x, y = np.where(swap, far, near), np.where(swap, near, far)
-            out += [radius * np.where(flip_x, -x, x), radius * np.where(flip_y, -y, y)]
-    return np.concatenate(out)[:count]
-
-
-def _initial_state(seed: np.random.SeedSequence) -> NDArray[np.uint64]:
-    """Four words for each lane; an all-zero lane, which would stay at zero, has probability 2^-256."""
-    return np.asarray(seed.generate_state(4 * LANES, np.uint64), np.uint64).reshape(4, LANES)
-
-
-def _plain_word(state: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """One step of xoshiro256++ in every lane."""
-    s0, s1, s2, s3 = state
-    total = s0 + s3
-    word = ((total << U23) | (total >> U41)) + s0
-    shifted = s1 << U17
-    s2, s3 = s2 ^ s0, s3 ^ s1
-    s1, s0 = s1 ^ s2, s0 ^ s3
-    s2, s3 = s2 ^ shifted, (s3 << U45) | (s3 >> U19)
-    state[:] = [s0, s1, s2, s3]
-    return word
+    _fill(initial_state(seed), out.reshape(-1), np.empty((2, CHUNK), np.uint64), np.empty((3, CHUNK)))
 
 
 @kernel

@@ -8,11 +8,15 @@ run continues a shorter one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Fill = Callable[[np.random.SeedSequence, NDArray[np.float64]], None]
+"""Fills a contiguous array with the standard normals of a seed: `normals.fill_normals`, which is the default, or
+`plain_normals.fill_plain_normals`, equal to rounding, which needs no numba."""
 
 BLOCK_NORMALS = 2**18
 """Normals in one block of steps, at most (2 MiB, to stay in cache); a block has one step at least."""
@@ -54,19 +58,18 @@ class MinibatchKey:
         return max(1, BLOCK_NORMALS // self.normals_per_step)
 
 
-def minibatch_blocks(key: MinibatchKey, epochs: int) -> Iterator[NDArray[np.float64]]:
+def minibatch_blocks(key: MinibatchKey, epochs: int, fill: Fill | None = None) -> Iterator[NDArray[np.float64]]:
     """Standard normals of the steps 1..epochs, in blocks of shape (steps, n (r + 2 d)).
 
     A row holds z / sqrt(lam) (r x n), then e / sigma (d x n), then e+ / sigma (d x n), each in C order, a sample a
     column. The yielded array is overwritten by the next block.
     """
-    from byolsim.normals import fill_normals  # loads numba, which the world and the theory do without
-
+    fill = fill or _compiled_fill()
     size = key.steps_per_block
     buffer = np.empty((min(size, epochs), key.normals_per_step))
     for block, first in enumerate(range(0, epochs, size)):
         steps = min(size, epochs - first)
-        fill_normals(keyed_seed("minibatch", key.seed, key.n, key.d, key.r, block=block), buffer[:steps])
+        fill(keyed_seed("minibatch", key.seed, key.n, key.d, key.r, block=block), buffer[:steps])
         yield buffer[:steps]
 
 
@@ -113,14 +116,13 @@ class MomentsKey:
         return max(1, BLOCK_NORMALS // self.numbers_per_step)
 
 
-def moment_blocks(key: MomentsKey, epochs: int) -> Iterator[NDArray[np.float64]]:
+def moment_blocks(key: MomentsKey, epochs: int, fill: Fill | None = None) -> Iterator[NDArray[np.float64]]:
     """W and N of the steps 1..epochs, in blocks of shape (steps, numbers_per_step), each in C order.
 
     Entries are standard normals, Bartlett's diagonals roots of chi-square variables; what stands above a diagonal
     is not 0 and not to be used (`split_moments`). The yielded array is overwritten by the next block.
     """
-    from byolsim.normals import fill_normals  # loads numba, which the world and the theory do without
-
+    fill = fill or _compiled_fill()
     size = key.steps_per_block
     (q, m), (_, columns) = key.shapes
     degrees, fresh = key.degrees
@@ -130,7 +132,7 @@ def moment_blocks(key: MomentsKey, epochs: int) -> Iterator[NDArray[np.float64]]
     for block, first in enumerate(range(0, epochs, size)):
         steps = min(size, epochs - first)
         stream = (key.seed, key.form, key.n, key.d, key.r)
-        fill_normals(keyed_seed("moments", *stream, block=block), buffer[:steps])
+        fill(keyed_seed("moments", *stream, block=block), buffer[:steps])
         generator = np.random.Generator(np.random.PCG64(keyed_seed("moments chi-square", *stream, block=block)))
         chi_square = generator.chisquare(np.concatenate([degrees, fresh]), (steps, m + len(fresh)))
         buffer[:steps, np.concatenate([on_W, on_N])] = np.sqrt(chi_square)
@@ -148,8 +150,12 @@ def split_moments(row: NDArray[np.float64], key: MomentsKey) -> tuple[NDArray[np
 
 def evaluation_draws(key: MinibatchKey) -> NDArray[np.float64]:
     """One row of draws, as `minibatch_blocks` yields them, of the fixed evaluation sample with key.n views."""
-    from byolsim.normals import fill_normals
-
     row = np.empty(key.normals_per_step)
-    fill_normals(keyed_seed("evaluation", key.seed, key.n, key.d, key.r), row)
+    _compiled_fill()(keyed_seed("evaluation", key.seed, key.n, key.d, key.r), row)
     return row
+
+
+def _compiled_fill() -> Fill:
+    from byolsim.normals import fill_normals  # loads numba, which all else does without
+
+    return fill_normals

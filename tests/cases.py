@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import naive
 import numpy as np
 import pytest
 
@@ -21,12 +22,13 @@ from byolsim.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
 from byolsim.store import run_path, save
-from byolsim.world import World
+from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.world import World, initial_weights
 
 Array = np.ndarray
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = [pytest.mark.torch, pytest.mark.skipif(not HAS_TORCH, reason="no torch")]
-BACKENDS = ("numba", pytest.param("torch", marks=needs_torch))
+BACKENDS = ("numpy", "numba", pytest.param("torch", marks=needs_torch))
 """The catalogue that parametrises every contract test."""
 
 SMALL: dict[str, Any] = {
@@ -128,6 +130,39 @@ def trajectory(config: RunConfig) -> LogBlock:
     world = World.from_config(config)
     (block,) = get_backend(config.backend).simulate(world, [config], lambda epochs: None)
     return block
+
+
+def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], list[int]]:
+    """The oracle's rows on the draws of the package's own stream, and its clip counts."""
+    B_o, P = initial_weights(config, world)
+    options: dict[str, Any] = {
+        "mu_P": config.mom_pred,
+        "mu_B": config.mom_enc,
+        "tau": config.tau,
+        "eta": config.weight_decay,
+        "pred_every": config.pred_update_every,
+        "enc_every": config.enc_update_every,
+        "alpha": config.lr_pred,
+        "beta": config.lr_enc,
+        "c_alpha": config.auto_alpha_c,
+        "c_beta": config.auto_beta_c,
+        "power_iters": config.power_iters,
+        "auto_every": config.auto_every,
+        "log_every": config.log_every,
+    }
+    start = (world.A, world.lam, world.sigma, B_o, P)
+    if config.sampler == "population":
+        rows = naive.population_trajectory(*start, config.epochs, **options)
+    else:
+        key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+        draws = [
+            tuple(part.T.copy() for part in split_draws(row, key))
+            for block in minibatch_blocks(key, config.epochs)
+            for row in block
+        ]
+        rows = naive.trajectory(*start, draws, **options)
+    last = rows[-1]
+    return rows, [last["n_cap_pred"], last["n_cap_enc"], last["n_floor"]]
 
 
 def gram(b: Array, L: Array) -> Array:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from byolsim.normals import CHUNK, fill_normals, plain_normals
+from byolsim.normals import fill_normals
+from byolsim.plain_normals import AT_ONCE, CHUNK, LANES, STEPS, initial_state, plain_normals, plain_words, step
 
-COUNTS = [1, CHUNK - 1, CHUNK, 2 * CHUNK, 2 * CHUNK + 1, 5 * CHUNK + 7]
+COUNTS = [1, CHUNK - 1, CHUNK, 2 * CHUNK, 2 * CHUNK + 1, 5 * CHUNK + 7, 2 * AT_ONCE * CHUNK + 3]
 SAMPLE = 2_000_000
 
 
@@ -25,9 +26,23 @@ def test_kernel_equals_the_plain_formula(seed, count):
     np.testing.assert_allclose(normals(seed, count), plain_normals(np.random.SeedSequence(seed), count), atol=5e-15)
 
 
+@pytest.mark.parametrize("chunks", [1, 2, 3, 8, 13])
+def test_the_words_are_those_of_generators_that_are_stepped_one_word_at_a_time(chunks):
+    """The carrying of states to the beginning of each chunk, against the recurrence itself."""
+    start = state = initial_state(np.random.SeedSequence(5))
+    expected = []
+    for _ in range(chunks * STEPS):
+        word, state = step(state)
+        expected.append(word)
+    words, after = plain_words(start, chunks)
+    assert word.shape == (LANES,)
+    np.testing.assert_array_equal(words.reshape(-1), np.concatenate(expected))
+    np.testing.assert_array_equal(after, state)
+
+
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_shorter_draw_is_the_beginning_of_a_longer_one(count):
-    np.testing.assert_array_equal(normals(1, count), normals(1, 6 * CHUNK)[:count])
+    np.testing.assert_array_equal(normals(1, count), normals(1, 3 * AT_ONCE * CHUNK)[:count])
 
 
 def test_law_of_the_draws():

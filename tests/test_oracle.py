@@ -5,14 +5,14 @@ from __future__ import annotations
 import naive
 import numpy as np
 import pytest
-from cases import BACKENDS, one_run, small
+from cases import BACKENDS, one_run, oracle_rows, small
 
 from byolsim.backends import get_backend
 from byolsim.metrics import order_metrics
 from byolsim.order import OrderParameters, inside_outside
-from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.streams import MinibatchKey
 from byolsim.theory import wiener_predictor
-from byolsim.world import World, initial_weights
+from byolsim.world import World
 
 # Forty steps of a stable run: rounding errors of 1e-16 a step grow by less than a factor 1e4 on the way.
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
@@ -67,39 +67,6 @@ def test_trajectory_equals_the_oracle(backend, sampler, variant):
         if row["epoch"] > 0:
             np.testing.assert_allclose(block.loss[0, i], row["loss"], **TOLERANCE)
     assert block.clips[0].tolist() == counts
-
-
-def oracle_rows(config, world):
-    """The oracle's rows on the draws of the package's own stream, and its clip counts."""
-    B_o, P = initial_weights(config, world)
-    options = {
-        "mu_P": config.mom_pred,
-        "mu_B": config.mom_enc,
-        "tau": config.tau,
-        "eta": config.weight_decay,
-        "pred_every": config.pred_update_every,
-        "enc_every": config.enc_update_every,
-        "alpha": config.lr_pred,
-        "beta": config.lr_enc,
-        "c_alpha": config.auto_alpha_c,
-        "c_beta": config.auto_beta_c,
-        "power_iters": config.power_iters,
-        "auto_every": config.auto_every,
-        "log_every": config.log_every,
-    }
-    start = (world.A, world.lam, world.sigma, B_o, P)
-    if config.sampler == "population":
-        rows = naive.population_trajectory(*start, config.epochs, **options)
-    else:
-        key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
-        draws = [
-            tuple(part.T.copy() for part in split_draws(row, key))
-            for block in minibatch_blocks(key, config.epochs)
-            for row in block
-        ]
-        rows = naive.trajectory(*start, draws, **options)
-    last = rows[-1]
-    return rows, [last["n_cap_pred"], last["n_cap_enc"], last["n_floor"]]
 
 
 def test_the_variants_do_what_their_names_say():

@@ -8,6 +8,7 @@ from byolsim.backends.base import Backend
 from byolsim.errors import UserError
 
 _HOMES = {
+    "numpy": ("byolsim.backends.plain", "PlainBackend"),
     "numba": ("byolsim.backends.numba", "NumbaBackend"),
     "torch": ("byolsim.backends.torch", "TorchBackend"),
 }

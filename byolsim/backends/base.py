@@ -18,9 +18,6 @@ from byolsim.errors import UserError
 from byolsim.order import OrderParameters, SampledFeatures
 from byolsim.world import World
 
-DIVERGENCE_BOUND = 1e8
-"""A run diverges when norm(P)_F or norm(B_o)_F exceeds this or is not a number; checked at every step."""
-
 RUNS_PER_GROUP = 64
 """On a CPU a larger group gains nothing more from shared draws, and loses more if its process dies."""
 

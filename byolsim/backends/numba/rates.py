@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from byolsim.backends.base import DIVERGENCE_BOUND
 from byolsim.backends.numba.linalg import spectral_norm_squared
 from byolsim.backends.numba.structures import (
     ALPHA_T,
@@ -27,6 +26,7 @@ from byolsim.backends.numba.structures import (
 )  # fmt: skip
 from byolsim.jit import inlined, kernel
 from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
+from byolsim.step import DIVERGENCE_BOUND
 
 
 @kernel

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byolsim.backends.base import DIVERGENCE_BOUND
 from byolsim.config import RunConfig
 from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
+from byolsim.step import DIVERGENCE_BOUND
 from byolsim.world import World, initial_layers
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

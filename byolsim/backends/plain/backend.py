@@ -1,0 +1,118 @@
+"""The loop around the step: runs that share their draws, and now and then a row of the log. Slow on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from byolsim.backends.base import Backend, LogBlock, check_memory, check_offered, is_logged, rows_per_block
+from byolsim.backends.plain.samplers import Sampler, sampler_class
+from byolsim.config import RunConfig
+from byolsim.order import OrderParameters
+from byolsim.predictor import PREDICTOR_RULES
+from byolsim.step import Rules, Run, start, step
+from byolsim.target import EMA
+from byolsim.world import World, initial_weights
+
+MATRICES = ("P", "b_o", "L_o", "b_t", "L_t")
+"""The order parameters that are matrices."""
+
+
+class PlainBackend(Backend):
+    """Linear encoder and predictor on the CPU, run by run; all samplers, and nothing but NumPy."""
+
+    name = "numpy"
+
+    def resolve(self, config: RunConfig) -> RunConfig:
+        """Raise `UserError` where the configuration asks for what this backend does not have."""
+        check_offered(config)
+        check_memory(config, sampler_class(config).numbers(config) + 15 * config.d_latent * config.d_obs)
+        return config
+
+    def warm(self, config: RunConfig) -> None:
+        """There is nothing to compile."""
+
+    def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
+        """Train a group; see `Backend.simulate`."""
+        config = group[0]
+        sampler = sampler_class(config)(config, world)
+        rules = [rules_of(member, sampler) for member in group]
+        runs = [start_of(of, sampler) for of in rules]
+        log = _Log(sampler, rows_per_block(len(group), world.r))
+        log.take(0, runs)
+        done = 0
+        for t, draw in enumerate(sampler.draws(), start=1):
+            runs = [_advance(t, run, draw, sampler, of) for run, of in zip(runs, rules, strict=True)]
+            if is_logged(config, t):
+                if log.is_full:
+                    yield log.block()
+                log.take(t, runs)
+                progress(t - done)
+                done = t
+        yield log.block()
+
+
+def rules_of(config: RunConfig, sampler: Sampler) -> Rules:
+    """What the configuration of a run asks for."""
+    rule = PREDICTOR_RULES[config.pred_rule](config)
+    return Rules(config, sampler.world.lambda_max_x, rule, EMA(config.tau), sampler.settle)
+
+
+def start_of(rules: Rules, sampler: Sampler) -> Run:
+    """A run at epoch 0, in the dtype of training and the coordinates of its sampler."""
+    B_o, P = initial_weights(rules.config, sampler.world)
+    return start(sampler.cast(P), sampler.cast(sampler.coordinates(B_o)), rules)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # in the last step of a run that diverges
+def _advance(t: int, run: Run, draw: Any, sampler: Sampler, rules: Rules) -> Run:
+    """One step of a run; a run that has diverged stays where it is."""
+    if run.diverged_epoch >= 0:
+        return run
+    return step(t, run, sampler.evaluate(run.state, draw), rules)
+
+
+class _Log:
+    """Rows of one block: of each logged epoch, the runs as they stood."""
+
+    def __init__(self, sampler: Sampler, capacity: int) -> None:
+        self.sampler, self.capacity = sampler, capacity
+        self.epochs: list[int] = []
+        self.rows: list[list[dict[str, Any]]] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the block must be handed over before the next row."""
+        return len(self.epochs) == self.capacity
+
+    def take(self, epoch: int, runs: Sequence[Run]) -> None:
+        """Log every run after this epoch."""
+        self.epochs.append(epoch)
+        self.rows.append([self._row(run) for run in runs])
+        self.runs = runs
+
+    def block(self) -> LogBlock:
+        """The rows so far; the log is emptied."""
+        epochs, rows = np.array(self.epochs, dtype=np.int64), self.rows
+        self.epochs, self.rows = [], []
+
+        def column(name: str) -> Any:
+            return np.array([[rows[row][k][name] for row in range(len(rows))] for k in range(len(self.runs))])
+
+        return LogBlock(
+            epochs=epochs,
+            order=OrderParameters(**{name: column(name) for name in (*MATRICES, "gap")}),
+            **{name: column(name) for name in ("loss", "Hmax", "lr_pred_t", "lr_enc_t", "valid")},
+            diverged_epoch=np.array([run.diverged_epoch for run in self.runs]),
+            clips=np.array([run.clips for run in self.runs]),
+        )
+
+    def _row(self, run: Run) -> dict[str, Any]:
+        """Order parameters and the step's own values; zero where the run has diverged."""
+        values = {"loss": run.loss, "Hmax": run.curvature.H, "lr_pred_t": run.rates.alpha, "lr_enc_t": run.rates.beta}
+        if run.diverged_epoch >= 0:
+            zero = np.zeros_like(run.state.P, np.float64)
+            return dict.fromkeys(MATRICES, zero) | dict.fromkeys((*values, "gap"), 0.0) | {"valid": False}
+        return self.sampler.snapshot(run.state) | values | {"valid": True}

@@ -1,0 +1,61 @@
+"""What every sampler answers; the defaults are those of one that keeps its encoders as they are, (r, d)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from byolsim.config import RunConfig
+from byolsim.order import distance, inside_outside
+from byolsim.state import Array, Evaluation, State
+from byolsim.world import World
+
+
+class Sampler(ABC):
+    """What a step draws, and what it computes from that.
+
+    Attributes
+    ----------
+    config : of any run of the group; a sampler reads what is common to the group alone.
+    world, cast_world : the world in double precision, and in the dtype of training.
+    """
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        self.config, self.world = config, world
+        self.cast_world = World(self.cast(world.A), self.cast(world.lam), world.sigma)
+
+    @staticmethod
+    @abstractmethod
+    def numbers(config: RunConfig) -> int:
+        """Double-precision numbers that a step holds beside the state: an estimate for the check of memory."""
+
+    @abstractmethod
+    def draws(self) -> Iterator[Any]:
+        """What the steps 1, 2, ..., epochs draw: the same for every run of the group."""
+
+    @abstractmethod
+    def evaluate(self, state: State, draw: Any) -> Evaluation:
+        """G, the loss and the feature covariance of a step."""
+
+    def coordinates(self, B_o: Array) -> Array:
+        """An initial encoder (r, d) as the state keeps it."""
+        return B_o
+
+    def settle(self, state: State) -> State:
+        """The state in the form that `evaluate` expects, after a step that moved the encoder."""
+        return state
+
+    def snapshot(self, state: State) -> dict[str, Any]:
+        """The order parameters of a state in double precision; see `order.OrderParameters`."""
+        B_o, B_t = state.B_o.astype(np.float64), state.B_t.astype(np.float64)
+        b_o, L_o = inside_outside(B_o, self.world.Q_A)
+        b_t, L_t = inside_outside(B_t, self.world.Q_A)
+        P = state.P.astype(np.float64)
+        return {"P": P, "b_o": b_o, "L_o": L_o, "b_t": b_t, "L_t": L_t, "gap": distance(B_o, B_t)}
+
+    def cast(self, M: Array) -> Array:
+        """A matrix in the dtype of training."""
+        return M.astype(self.config.dtype)

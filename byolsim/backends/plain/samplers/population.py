@@ -1,0 +1,32 @@
+"""Nothing is drawn: the limit n -> infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from byolsim.backends.plain.samplers.base import Sampler
+from byolsim.config import RunConfig
+from byolsim.state import Evaluation, State
+from byolsim.theory import feature_covariances, population_loss, population_residual_gradient
+
+
+class Population(Sampler):
+    """Expectations over the law of a pair of views: `theory` has the formulas."""
+
+    @staticmethod
+    def numbers(config: RunConfig) -> int:
+        """M_o, M_t and products of the size of an encoder."""
+        return 4 * config.d_latent * config.d_obs
+
+    def draws(self) -> Iterator[None]:
+        """As many times nothing as there are steps."""
+        for _ in range(self.config.epochs):
+            yield None
+
+    def evaluate(self, state: State, draw: None) -> Evaluation:
+        """G, the loss and C_oo of the population."""
+        P, B_o, B_t, world = state.P, state.B_o, state.B_t, self.cast_world
+        C_oo, _ = feature_covariances(B_o, B_t, world)
+        return Evaluation(
+            G=population_residual_gradient(P, B_o, B_t, world), loss=population_loss(P, B_o, B_t, world), C_oo=C_oo
+        )

@@ -1,0 +1,234 @@
+"""The contract: every backend equals the plain one, and the plain one torch's autograd and the oracle.
+
+Configurations are random over the whole option space of linear models (`configurations`), the same on every run of the
+tests. Errors are measured against the largest value that a quantity had so far (at least 1), since the terms that make
+up a small value are of that size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cases import BACKENDS, gram, needs_torch, one_run, oracle_rows, problem, trajectory
+from configurations import SAMPLERS, configurations, own, shared
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from byolsim.backends.plain.backend import rules_of, start_of
+from byolsim.backends.plain.samplers import sampler_class
+from byolsim.config import RunConfig
+from byolsim.metrics import METRICS
+from byolsim.order import inside_outside
+from byolsim.predictor import PREDICTOR_RULES
+from byolsim.simulate import simulate_runs
+from byolsim.state import State
+from byolsim.step import Rules, start, step
+from byolsim.target import EMA, towards
+from byolsim.world import World
+
+OTHERS = [backend for backend in BACKENDS if backend != "numpy"]
+TOLERANCE = {"float64": 1e-11, "float32": 5e-4}
+"""Twelve steps of some tens of roundings, 2e-16 or 1e-7 each, leave a hundred of them; a run that diverges cubes its
+parameters in a step, which triples a relative error, and an encoder near collapse has a condition number of its own."""
+
+
+def property_of(examples):
+    """Hypothesis with the same examples on every run; the first one of a kind may have to compile."""
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+def on(backend, config):
+    return RunConfig(**(config.model_dump() | {"backend": backend}))
+
+
+def quantities(block):
+    """What a backend hands over of one run, at its valid rows; Gram matrices, as a factor of rank < r is not unique."""
+    order, valid = block.order, block.valid[0]
+    named = {name: getattr(order, name) for name in ("P", "b_o", "b_t", "gap")}
+    named |= {"Gram of L_o": gram(0 * order.L_o, order.L_o), "Gram of L_t": gram(0 * order.L_t, order.L_t)}
+    named |= {name: getattr(block, name) for name in ("loss", "Hmax", "lr_pred_t", "lr_enc_t")}
+    return {name: values[0][valid].reshape(valid.sum(), -1) for name, values in named.items()}
+
+
+def assert_close(ours, expected, tolerance):
+    for name, values in expected.items():
+        size = np.maximum.accumulate(np.maximum(np.nan_to_num(abs(values)).max(axis=1, keepdims=True, initial=0), 1.0))
+        np.testing.assert_allclose(ours[name] / size, values / size, rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_backend_equals_the_plain_one(backend, sampler):
+    @property_of(60)
+    @given(configurations(sampler))
+    def holds(config):
+        plain, other = (trajectory(on(name, config)) for name in ("numpy", backend))
+        for name in ("epochs", "valid", "diverged_epoch", "clips"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(plain, name), err_msg=name)
+        assert_close(quantities(other), quantities(plain), TOLERANCE[config.dtype])
+
+    holds()
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_column_at_the_default_shape(backend, sampler, dtype):
+    """A hundred steps of the default run: roundings, 1e-16 or 6e-8 each, become 1e-12 and 4e-4 in the gap, 1e-3 of B_o."""
+    form = {"sampler": "moments", "moments_form": sampler} if sampler in ("direct", "reduced") else {"sampler": sampler}
+    config = RunConfig(epochs=100, device="cpu", dtype=dtype, **form)
+    plain, other = (one_run(on(name, config)) for name in ("numpy", backend))
+    assert (plain.status, plain.clips) == (other.status, other.clips)
+    tolerance = {"float64": 1e-11, "float32": 2e-3}[dtype]
+    for name in METRICS:
+        np.testing.assert_allclose(
+            other.columns[name], plain.columns[name], rtol=tolerance, atol=tolerance, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("sampler", ["minibatch", "population"])
+def test_the_plain_backend_equals_the_oracle(sampler):
+    """The oracle has no divergence: only rows before it are compared."""
+
+    @property_of(60)
+    @given(configurations(sampler))
+    def holds(config):
+        config = RunConfig(**(config.model_dump() | {"backend": "numpy", "dtype": "float64"}))
+        world = World.from_config(config)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows, clips = oracle_rows(config, world)
+        block = trajectory(config)
+        ours = quantities(block)
+        expected = {name: [] for name in ours}
+        for row in rows[: block.valid[0].sum()]:
+            outside = {}
+            for name in ("o", "t"):
+                b, L = inside_outside(row[f"B_{name}"], world.Q_A)
+                outside |= {f"b_{name}": b, f"Gram of L_{name}": L @ L.T}
+            loss = row["loss"] if row["epoch"] > 0 else np.nan
+            values = row | outside | {"gap": np.linalg.norm(row["B_o"] - row["B_t"]), "loss": loss}
+            for name in ours:
+                expected[name].append(np.ravel(values[name]))
+        assert_close(ours, {name: np.array(values) for name, values in expected.items()}, TOLERANCE["float64"])
+        if block.diverged_epoch[0] < 0:
+            assert block.clips[0].tolist() == clips
+
+    holds()
+
+
+shapes = st.tuples(st.integers(1, 5), st.integers(0, 6), st.integers(1, 9), st.integers(0, 2**16))
+
+
+@pytest.mark.parametrize("sampler", ["minibatch", "population"])
+@pytest.mark.parametrize("backend", [pytest.param("numpy", marks=needs_torch)])
+def test_a_plain_step_descends_the_loss_as_autograd_finds(backend, sampler):
+    """The gradients of a step, V' - mu V, against those of the definition of the loss, with nothing else given."""
+    import torch
+
+    @property_of(60)
+    @given(shapes, st.sampled_from([0.0, 0.3]))
+    def holds(shape, eta):
+        r, extra, n, seed = shape
+        p = problem(r, r + extra, n, seed)
+        config = RunConfig(
+            backend=backend, sampler=sampler, d_latent=r, d_obs=r + extra, latent_spectrum="flat:1", weight_decay=eta,
+            lr_pred=0.1, lr_enc=0.2, mom_pred=0.3, mom_enc=0.6, tau=0.25,
+        )  # fmt: skip
+        V_P, V_B = np.random.default_rng(seed).normal(size=(2, r, r + extra))
+        before = State(P=p.P, V_P=V_P[:, :r], B_o=p.B_o, V_B=V_B, B_t=p.B_t)
+        evaluation = sampler_class(config)(config, p.world).evaluate(before, (p.X, p.X_plus))
+        rules = Rules(config, p.world.lambda_max_x, PREDICTOR_RULES["learned"](config), EMA(config.tau), lambda s: s)
+        after = step(1, replace(start(p.P, p.B_o, rules), state=before), evaluation, rules).state
+
+        P, B_o, B_t, X, X_plus = (torch.tensor(M) for M in (p.P, p.B_o, p.B_t, p.X, p.X_plus))
+        signal, view = torch.tensor(p.world.Sigma_s), torch.tensor(p.world.Sigma_x)
+        P.requires_grad_()
+        B_o.requires_grad_()
+        if sampler == "minibatch":
+            loss = 0.5 * (P @ B_o @ X - B_t @ X_plus).square().sum() / n
+        else:  # 1/2 tr of the second moment of P B_o x - B_t x+
+            loss = 0.5 * (P @ B_o @ view @ (P @ B_o).T - 2 * P @ B_o @ signal @ B_t.T + B_t @ view @ B_t.T).trace()
+        assert evaluation.loss == pytest.approx(loss.item(), rel=1e-11)
+        decayed = loss + 0.5 * eta * (P.square().sum() + B_o.square().sum())
+        grad_P, grad_B = (g.numpy() for g in torch.autograd.grad(decayed, [P, B_o]))
+        np.testing.assert_allclose(after.V_P - 0.3 * before.V_P, grad_P, atol=1e-11)
+        np.testing.assert_allclose(after.V_B - 0.6 * before.V_B, grad_B, atol=1e-11)
+        np.testing.assert_allclose(after.P, before.P - 0.1 * after.V_P, atol=1e-14)
+        np.testing.assert_allclose(after.B_o, before.B_o - 0.2 * after.V_B, atol=1e-14)
+        np.testing.assert_allclose(after.B_t, 0.75 * before.B_t + 0.25 * after.B_o, atol=1e-14)
+
+    holds()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_run_has_its_bits_beside_any_other_and_when_it_goes_on(backend, sampler):
+    """`test_determinism` has the positions of a group and the shapes that BLAS cuts up; here are all the options."""
+
+    @property_of(15)
+    @given(shared(sampler), st.lists(own(), min_size=2, max_size=5), st.sampled_from(["float64", "float32"]))
+    def holds(common, mine, dtype):
+        runs = [RunConfig(**common, **values, dtype=dtype, backend=backend) for values in mine]
+        longer = RunConfig(**(runs[0].model_dump() | {"epochs": 3 * runs[0].epochs, "log_every": 1}))
+        alone, goes_on = one_run(runs[0]), one_run(longer)
+        for other in (simulate_runs(runs)[0], simulate_runs(runs[::-1])[-1], goes_on):
+            rows = np.isin(other.epochs, alone.epochs)
+            np.testing.assert_array_equal(other.epochs[rows], alone.epochs)
+            for name, column in alone.columns.items():
+                np.testing.assert_array_equal(other.columns[name][rows], column, err_msg=name)
+
+    holds()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sampler", ["minibatch", "direct", "reduced"])
+def test_the_draws_belong_to_their_key(backend, sampler):
+    """Rates, rules, noise and the number of epochs are not in it; the seed, n, d and r are."""
+    form = {"moments_form": sampler, "sampler": "moments"} if sampler != "minibatch" else {}
+
+    def losses(**options):
+        shape = {"d_latent": 2, "d_obs": 10, "batch_size": 5, "latent_spectrum": "flat:1", "epochs": 6, "log_every": 1}
+        still = {"lr_pred": 0.0, "lr_enc": 0.0, "init": "random", "device": "cpu", "backend": backend}
+        return one_run(RunConfig(**(shape | still | form | options))).columns["loss"][1:7]
+
+    same = losses()
+    assert len(np.unique(same)) == 6
+    for options in ({"epochs": 9}, {"tau": 0.5}, {"mom_enc": 0.0}, {"log_every": 1, "weight_decay": 0.1}):
+        np.testing.assert_array_equal(losses(**options), same)
+    for options in ({"seed": 43}, {"batch_size": 6}, {"d_obs": 11}):
+        assert not np.isin(losses(**options), same).any()
+
+
+@pytest.mark.parametrize("tau", [0.0, 1e-12, 0.3, 0.5, 0.8, 1 - 1e-12, 1.0])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_target_keeps_its_digits(tau, dtype):
+    """At rest it stays at rest to the last bit, tau = 0 and 1 are exact, and between them it is the average."""
+    M, N = np.random.default_rng(0).normal(size=(2, 4, 7)).astype(dtype)
+    np.testing.assert_array_equal(towards(M, M, tau), M)
+    assert towards(M, N, tau).dtype == dtype
+    exact = (1 - tau) * M.astype(float) + tau * N.astype(float)
+    np.testing.assert_allclose(towards(M, N, tau), exact, atol=4 * np.finfo(dtype).eps)
+    if tau in (0.0, 1.0):
+        np.testing.assert_array_equal(towards(M, N, tau), M if tau == 0 else N)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_plain_backend_trains_in_the_precision_that_was_asked_for(sampler):
+    @property_of(15)
+    @given(configurations(sampler))
+    def holds(config):
+        world = World.from_config(config)
+        chosen = sampler_class(config)(config, world)
+        rules = rules_of(config, chosen)
+        run = start_of(rules, chosen)
+        for t, draw in enumerate(chosen.draws(), start=1):
+            run = step(t, run, chosen.evaluate(run.state, draw), rules)
+            assert {M.dtype for M in run.state} == {np.dtype(config.dtype)}
+            if run.diverged_epoch >= 0:
+                break
+
+    holds()
