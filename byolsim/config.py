@@ -52,6 +52,15 @@ def tau_from_ema_m(ema_m: Any) -> Any:
     return float(1 - m)
 
 
+def identity(values: Mapping[str, Any], schema_version: int, numerics_version: int) -> str:
+    """The id of a configuration under given versions; what is None is left out of it."""
+    given = {key: value for key, value in values.items() if value is not None}
+    # -0.0 is 0.0
+    content = {key: value + 0.0 if isinstance(value, float) else value for key, value in given.items()}
+    content |= {"schema_version": schema_version, "numerics_version": numerics_version}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def _parse_spectrum(value: Any) -> Any:
     """Canonical text of a spectrum, so that `geometric:0.10:10` and `geometric:0.1:10.0` are one configuration."""
     if isinstance(value, (list, tuple)):
@@ -316,11 +325,7 @@ class RunConfig(_Shared):
         Fields that are None are left out, so that a hyperparameter added later does not change the ids of runs that
         do not use it.
         """
-        given = {key: value for key, value in self.model_dump().items() if value is not None}
-        # -0.0 is 0.0
-        content = {key: value + 0.0 if isinstance(value, float) else value for key, value in given.items()}
-        content |= {"schema_version": SCHEMA_VERSION, "numerics_version": NUMERICS_VERSION}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return identity(self.model_dump(), SCHEMA_VERSION, NUMERICS_VERSION)
 
     def to_json(self) -> str:
         """The resolved configuration as JSON text; `RunConfig(**json.loads(text))` gives it back."""

@@ -80,6 +80,10 @@ class Dispatch:
             found = [self.writer.there(config) for config in group]
             self.outcomes += [replace(outcome, status="skipped") for outcome in found if outcome]
             group = tuple(config for config, outcome in zip(group, found, strict=True) if not outcome)
+            occupied = list(filter(None, map(self.writer.occupied, group)))
+            self._add(task, occupied)
+            taken = {outcome.run_id for outcome in occupied}
+            group = tuple(config for config in group if config.run_id not in taken)
         if not group:
             return
         task = replace(task, group=group)

@@ -11,17 +11,15 @@ from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig
 from byolsim.grid import group_cost
 from byolsim.layout import encode
-from byolsim.metrics import METRICS
 from byolsim.plan import Plan
 from byolsim.pools import available_cores
+from byolsim.rows import ROW_BYTES, logged_rows
 from byolsim.simulate import group_key, simulate_runs, warm_up
 
 BUDGET_S = 1.5
 """Seconds of timing in all, shared by the kinds of groups."""
 
 SHORTEST_S = 0.05
-ROW_BYTES = 8 * (len(METRICS) + 1)
-"""A row of a file: its metrics and its epoch, which hardly compress; what is constant takes next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,8 @@ class Trial:
 
     def bytes(self, config: RunConfig) -> int:
         """Of the file of a run of this kind that does not diverge."""
-        return self.file_bytes + ROW_BYTES * (rows(config) - self.file_rows)
+        # of a file's rows the metrics and the epoch hardly compress; what is constant takes next to nothing
+        return self.file_bytes + ROW_BYTES * (logged_rows(config) - self.file_rows)
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,6 @@ def time_group(group: Sequence[RunConfig], budget_s: float) -> Trial:
 def relative_cost(group: Sequence[RunConfig], other: Sequence[RunConfig]) -> float:
     """Operations of a step of one group over those of a step of another."""
     return group_cost(group) / group[0].epochs / (group_cost(other) / other[0].epochs)
-
-
-def rows(config: RunConfig) -> int:
-    """Logged epochs: 0, the multiples of `log_every`, and the last."""
-    return config.epochs // config.log_every + 1 + (config.epochs % config.log_every > 0)
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:

@@ -1,4 +1,4 @@
-"""Runs that failed for a reason other than divergence: `_failed/<id>.failed.json` in the runs folder (SPEC 7).
+"""Runs that failed for a reason other than divergence: `_failed/<id>.failed.json` in the runs folder .
 
 The leading underscore of the folder hides it from readers of the whole runs folder.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from byolsim.config import RunConfig
-from byolsim.errors import UserError
+from byolsim.details import LONGEST, first_line, parse_json, stored_config
+from byolsim.errors import UserError, printable
 from byolsim.store import write_whole
 
 FOLDER = "_failed"
@@ -52,10 +57,10 @@ def lasting_failures(out_dir: str | Path) -> Mapping[str, str]:
     except (OSError, ValueError):
         return {}
     for path in paths:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            record = json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record = _read(path)
             if not record.get("transient", False):
-                found[str(record["run_id"])] = str(record["reason"])
+                found[str(record["run_id"])] = _reason(record)
     return found
 
 
@@ -70,8 +75,27 @@ def failed_files(out_dir: Path) -> list[Path]:
 def read_failure(path: Path) -> tuple[str, RunConfig, str]:
     """Id, configuration and reason of a failed run; `UserError` if the file is not what `save_failure` writes."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return str(content["run_id"]), RunConfig(**content["config"]), " ".join(str(content["reason"]).split())
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a record of a failed run ({why})") from error
+        record = _read(path)
+        return _run_id(record["run_id"]), stored_config(record["config"]), _reason(record)
+    except (OSError, KeyError, ValueError, UserError) as error:
+        raise UserError(f"{path}: not a record of a failed run ({first_line(error)})") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON of a record. A pipe or a device of that name would never come to its end: only a file is read."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a file")
+        return parse_json(file.read(LONGEST + 1))
+
+
+def _run_id(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{12}", value):
+        raise ValueError("run_id is none")
+    return value
+
+
+def _reason(record: Mapping[str, Any]) -> str:
+    """Why the run failed, as one line of any terminal."""
+    return printable(" ".join(str(record["reason"]).split()))

@@ -18,8 +18,9 @@ from byolsim.plan import Plan, plan_sweep
 from byolsim.pools import Here, Pool, Through, executor_size
 from byolsim.processes import Processes
 from byolsim.record import RunRecord
+from byolsim.rows import check_rows
 from byolsim.simulate import simulate_runs, warm_up
-from byolsim.store import exists, is_complete, run_path, save
+from byolsim.store import check_place, exists, is_complete, run_path, save
 from byolsim.temporary import clear_leftovers, temporary_path
 from byolsim.threads import one_blas_thread
 from byolsim.tracking import log_run
@@ -59,6 +60,7 @@ def run(
     path, there = _target(config, out_dir, run_name, force)
     if there:
         return path, None
+    check_rows([config])
     check_writable(out_dir)
     try:
         (record,) = simulate_runs([config], progress)
@@ -178,6 +180,7 @@ def describe_run(config: RunConfig, out_dir: str | Path, *, run_name: str | None
     path, there = _target(config, out_dir, run_name, force)
     if there:
         return f"{path} is there already: nothing to compute"
+    check_rows([config])
     return f"would write {path}: {config.epochs:,} epochs on {config.backend}/{config.device}, run id {config.run_id}"
 
 
@@ -190,6 +193,7 @@ def _target(config: RunConfig, out_dir: str | Path, run_name: str | None, force:
         return path, True
     if run_name is not None:
         raise UserError(f"{path} is there and is another run's: choose another run_name, or --force to replace it")
+    check_place(path, config)
     return path, False
 
 

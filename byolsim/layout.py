@@ -1,4 +1,4 @@
-"""RunRecord -> the bytes of its Parquet file: the columns, the metadata (SPEC 7) and their checksums."""
+"""RunRecord -> the bytes of its Parquet file: the columns, the metadata and their checksums."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from byolsim.config import NUMERICS_VERSION, SCHEMA_VERSION, RunConfig
 from byolsim.describe import field_type
 from byolsim.metrics import METRICS
 from byolsim.record import RunRecord
-from byolsim.seal import sealed
+from byolsim.seal import Place, sealed
 
 METADATA_KEY = b"byolsim"
 CHECKSUM_KEY = b"byolsim.sha256"
 """Parquet's page checksums cover the rows; this one covers the metadata."""
+
+ROWS_AT_ONCE = 1 << 16
+"""Rows of one row group: what a writer lays out at a time."""
 
 _ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 
@@ -43,7 +46,12 @@ def schema() -> pa.Schema:
 
 
 def encode(record: RunRecord) -> bytes:
-    """The whole file of a run.
+    """The whole file of a run."""
+    return b"".join(encoded(record))
+
+
+def encoded(record: RunRecord) -> list[bytes | memoryview]:
+    """The whole file of a run, in parts: a long run's is not copied to make one of them.
 
     Metrics hardly repeat, so they are stored plain; a hyperparameter is one value in a dictionary. Snappy, as zstd
     takes twice the time on files of a few hundred rows and saves nothing. Arrow's own copy of the schema is left out:
@@ -51,22 +59,42 @@ def encode(record: RunRecord) -> bytes:
     """
     sink = pa.BufferOutputStream()
     constant = [name for name in schema().names if name != "epoch" and name not in METRICS]
+    footers: list[pq.FileMetaData] = []
     with pq.ParquetWriter(
-        sink, schema(), use_dictionary=constant, compression="snappy", write_page_checksum=True, store_schema=False
-    ) as writer:
-        writer.write_table(_table(record))
+        sink, schema(), use_dictionary=constant, compression="snappy", write_page_checksum=True, store_schema=False,
+        metadata_collector=footers,
+    ) as writer:  # fmt: skip
+        for start in range(0, max(1, len(record.epochs)), ROWS_AT_ONCE):
+            writer.write_table(_table(record, slice(start, start + ROWS_AT_ONCE)))
         writer.add_key_value_metadata(_metadata(record))
-    return sealed(sink.getvalue().to_pybytes())
+    return sealed(memoryview(sink.getvalue()), places(footers[0]))
 
 
-def _table(record: RunRecord) -> pa.Table:
-    config = record.config
+def places(footer: pq.FileMetaData) -> list[Place]:
+    """Where each column chunk of a Parquet file is, row group by row group, the columns in their order."""
+    return [
+        place_of(group.column(index))
+        for group in map(footer.row_group, range(footer.num_row_groups))
+        for index in range(footer.num_columns)
+    ]
+
+
+def place_of(chunk: pq.ColumnChunkMetaData) -> Place:
+    """Where one column chunk is: its dictionary comes first."""
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
+        start = min(start, chunk.dictionary_page_offset)
+    return start, chunk.total_compressed_size
+
+
+def _table(record: RunRecord, part: slice) -> pa.Table:
+    config, epochs = record.config, record.epochs[part]
     constant = config.model_dump() | {"run_id": config.run_id, "status": record.status, "ema_m": config.ema_m}
-    values: dict[str, Any] = {name: pa.array(record.columns[name], from_pandas=True) for name in METRICS}
-    values["epoch"] = record.epochs
+    values: dict[str, Any] = {name: pa.array(record.columns[name][part], from_pandas=True) for name in METRICS}
+    values["epoch"] = epochs
     for field in schema():
         if field.name in constant:
-            values[field.name] = pa.repeat(pa.scalar(constant[field.name], field.type), len(record.epochs))
+            values[field.name] = pa.repeat(pa.scalar(constant[field.name], field.type), len(epochs))
     return pa.table({name: values[name] for name in schema().names}, schema=schema())
 
 

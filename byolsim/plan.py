@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from byolsim import rows
 from byolsim.backends import get_backend
 from byolsim.config import RunConfig, SweepConfig
 from byolsim.failures import lasting_failures
@@ -79,13 +80,16 @@ def plan_sweep(
     on_gpu = bool(runs) and runs[0].device == "cuda"
     count = 1 if on_gpu else workers or _default_workers(pending)
     todo = _groups(pending, count)
+    if todo:
+        rows.check_rows(max(todo, key=len), min(count, len(todo)))
     return Plan(Path(out_dir), config, runs, todo, failed, min(count, len(todo)), force)
 
 
 def _groups(pending: Sequence[RunConfig], workers: int) -> list[list[RunConfig]]:
     if not pending:
         return []
-    return tasks(pending, workers, get_backend(pending[0].backend).group_limit(pending[0]))
+    limit = min(get_backend(pending[0].backend).group_limit(pending[0]), rows.group_limit(pending[0]))
+    return tasks(pending, workers, limit)
 
 
 def _default_workers(pending: Sequence[RunConfig]) -> int:

@@ -18,6 +18,7 @@ from byolsim.interrupts import deferred_interrupt
 from byolsim.metrics import METRICS, order_metrics, sampled_metrics
 from byolsim.order import OrderParameters
 from byolsim.record import ClipCounts, RunRecord
+from byolsim.rows import check_rows, logged_rows
 from byolsim.world import World
 
 
@@ -50,17 +51,25 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
         raise ValueError("the runs of a group must share their world, data key, logged epochs and dtype")
     backend = get_backend(group[0].backend)
     group = [backend.resolve(config) for config in group]
+    check_rows(group)
     warm_up(group[0])
     start = time.perf_counter()
     with threadpool_limits(1):
         world = World.from_config(group[0])
-        epochs, parts = [], []
+        # Laid out once, not gathered in parts: of a long run the rows are most of what the process holds.
+        rows = logged_rows(group[0])
+        logged = np.empty(rows, dtype=np.int64)
+        columns = {name: np.empty((len(group), rows)) for name in METRICS}
+        done = 0
         for block in backend.simulate(world, group, progress):
-            epochs.append(block.epochs)
-            parts.append(_columns(block, world, group[0].dtype))
+            here = slice(done, done + len(block.epochs))
+            logged[here] = block.epochs
+            found = _columns(block, world, group[0].dtype)
+            for name in METRICS:
+                columns[name][:, here] = found[name]
+            done = here.stop
+        logged, columns = logged[:done], {name: values[:, :done] for name, values in columns.items()}
     wall_s = (time.perf_counter() - start) / len(group)
-    logged = np.concatenate(epochs)
-    columns = {name: np.concatenate([part[name] for part in parts], axis=1) for name in METRICS}
     return [_record(k, config, logged, columns, block, wall_s) for k, config in enumerate(group)]
 
 

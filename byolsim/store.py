@@ -1,46 +1,29 @@
-"""RunRecord <-> Parquet: one file a run, complete or not there at all (SPEC 7)."""
+"""RunRecord <-> Parquet: one file a run, complete or not there at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from byolsim.config import SCHEMA_VERSION, RunConfig
+from byolsim.config import RunConfig
+from byolsim.details import Foreign, RunInfo
 from byolsim.errors import DiskFull, UserError
-from byolsim.layout import CHECKSUM_KEY, METADATA_KEY, encode, schema
+from byolsim.layout import encode as encode
+from byolsim.layout import encoded
+from byolsim.layout import schema as schema
 from byolsim.record import RunRecord
-from byolsim.seal import Seal, read_seal
+from byolsim.runfile import RunFile, opened
 from byolsim.temporary import temporary_path
 
 SUFFIX = ".parquet"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a file does not fit: disk, quota, limit on the size of a file."""
-
-_DAMAGE = (OSError, pa.ArrowException, ValueError, OverflowError)
-"""What reading a damaged file can raise."""
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What a file says of its run besides the rows: the metadata of SPEC 7."""
-
-    path: Path
-    run_id: str
-    config: RunConfig
-    status: str
-    diverged_epoch: int | None
-    rows: int
-    details: Mapping[str, Any]
 
 
 def file_name(config: RunConfig) -> str:
@@ -96,10 +79,12 @@ def save(record: RunRecord, path: Path) -> Path:
         If the folder cannot be written, `DiskFull` if the file does not fit; no partial file is left.
     """
     try:
-        data = encode(record)
+        parts = encoded(record)
     except pa.ArrowException as error:
         raise UserError(f"cannot write {path}: {error}") from error
-    return write_whole(path, data)
+    with whole_file(path) as file:
+        file.writelines(parts)
+    return path
 
 
 def write_whole(path: Path, data: bytes) -> Path:
@@ -111,7 +96,9 @@ def write_whole(path: Path, data: bytes) -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears complete or not at all: temporary name, flush to disk, rename; folders are made.
+    """A file to write, and read again, that appears complete or not at all: temporary name, flush, rename.
+
+    Its folders are made.
 
     Raises
     ------
@@ -121,7 +108,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     temporary = temporary_path(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -148,90 +135,51 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_info(path: Path, *, whole: bool = False) -> RunInfo:
-    """Read what a file says of its run, without its rows; with `whole`, make sure that every byte is intact.
+    """Read what a run's file says of its run, without its rows; with `whole`, make sure that every byte is intact.
 
     Raises
     ------
     UserError
-        If the file is truncated, foreign, damaged or of another schema version.
+        If the file is truncated or damaged; `Foreign` if it is intact but of another schema version, of many runs or
+        of another program.
     """
-    with _opened(path) as run:
+    with opened(path) as run:
+        _check_single(run)
+        info = next(run.infos())
         if whole:
-            _check_rows(run)
-        return run.info
+            run.check_all()
+        return info
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> tuple[RunInfo, pa.Table]:
-    """A file's info and the named columns of its rows, checksums verified; `UserError` as `read_info`."""
-    with _opened(path) as run:
-        try:
-            return run.info, run.file.read(columns=list(columns), use_threads=False)
-        except _DAMAGE as error:
-            raise UserError(f"{path}: damaged rows ({_first_line(error)})") from error
+    """A run's info and the named columns of its rows, checksums verified; `UserError` as `read_info`."""
+    with opened(path) as run:
+        _check_single(run)
+        return next(run.tables(columns))
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """An open file of a run whose footer and metadata are intact."""
-
-    info: RunInfo
-    file: pq.ParquetFile
-    source: pa.NativeFile
-    seal: Seal | None
+def _check_single(run: RunFile) -> None:
+    if not run.is_one_run:
+        raise Foreign(f"{run.path}: holds many runs, written by export")
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_Opened]:
-    """Open a run's file, with page checksums verified on every read; `UserError` if it is none."""
-    with contextlib.ExitStack() as stack:
-        try:
-            if not path.is_file():  # a pipe of that name would wait for its writer for ever
-                raise UserError(f"{path}: not a complete Parquet file (not a file)")
-            source = stack.enter_context(pa.OSFile(os.fsencode(path)))
-            seal = read_seal(source.size(), source.read_at)
-            file = stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False))
-            form, rows = file.schema_arrow, file.metadata.num_rows
-        except _DAMAGE as error:
-            raise UserError(f"{path}: not a complete Parquet file ({_first_line(error)})") from error
-        yield _Opened(_info(path, form, rows), file, source, seal)
+def each_info(path: Path) -> Iterator[tuple[RunInfo, None]]:
+    """What a file says of each of its runs, every byte checked; `UserError` as `read_info`."""
+    with opened(path) as runs:
+        if runs.is_one_run:  # rows are compared with what the run logged before they are read
+            info = next(runs.infos())
+            runs.check_all()
+            yield info, None
+            return
+        runs.check_all()
+        for info in runs.infos():
+            yield info, None
 
 
-def _check_rows(run: _Opened) -> None:
-    """Read every byte of the rows; a file without a seal, written by another program, is decoded instead."""
-    try:
-        if run.seal is None:
-            for group in range(run.file.num_row_groups):
-                run.file.read_row_group(group, use_threads=False)
-        elif not run.seal.holds(run.source.read_at):
-            raise ValueError("checksum of the pages")
-    except _DAMAGE as error:
-        raise UserError(f"{run.info.path}: damaged rows ({_first_line(error)})") from error
-
-
-def _info(path: Path, form: pa.Schema, rows: int) -> RunInfo:
-    metadata = form.metadata or {}
-    text = metadata.get(METADATA_KEY)
-    if text is None:
-        raise UserError(f"{path}: not a byolsim file")
-    if hashlib.sha256(text).hexdigest().encode() != metadata.get(CHECKSUM_KEY):
-        raise UserError(f"{path}: damaged metadata (checksum)")
-    try:
-        details = json.loads(text)
-        if details["schema_version"] != SCHEMA_VERSION:
-            raise UserError(f"{path}: schema version {details['schema_version']}, not {SCHEMA_VERSION}")
-        if form != schema():
-            raise UserError(f"{path}: damaged or foreign columns")
-        return RunInfo(
-            path=path,
-            run_id=details["run_id"],
-            config=RunConfig(**details["config"]),
-            status=details["status"],
-            diverged_epoch=details["diverged_epoch"],
-            rows=rows,
-            details=details,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged metadata ({_first_line(error)})") from error
+def each_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[RunInfo, pa.Table]]:
+    """Each run of a file with the named columns of its rows, checksums verified; `UserError` as `read_info`."""
+    with opened(path) as runs:
+        yield from runs.tables(columns)
 
 
 def is_complete(path: Path, config: RunConfig) -> bool:
@@ -240,6 +188,20 @@ def is_complete(path: Path, config: RunConfig) -> bool:
         return exists(path) and read_info(path, whole=True).run_id == config.run_id
     except UserError:
         return False
+
+
+def check_place(path: Path, config: RunConfig) -> None:
+    """`UserError` where a file stands that is not to be replaced unasked: intact, and not this run's."""
+    if not exists(path):
+        return
+    try:
+        info = read_info(path, whole=True)
+    except Foreign as error:
+        raise UserError(f"{error}: it is not replaced; move it away, or --force") from None
+    except UserError:  # damaged: nothing that could be lost
+        return
+    if info.run_id != config.run_id:
+        raise UserError(f"{path} holds another run, {info.run_id}: it is not replaced; move it away, or --force")
 
 
 def exists(path: Path) -> bool:
@@ -251,7 +213,3 @@ def exists(path: Path) -> bool:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

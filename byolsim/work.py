@@ -12,7 +12,7 @@ from byolsim.errors import DiskFull, UserError
 from byolsim.failures import clear_failure
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
-from byolsim.store import is_complete, read_info, run_path, save
+from byolsim.store import check_place, is_complete, read_info, run_path, save
 from byolsim.temporary import temporary_path
 from byolsim.threads import one_blas_thread
 from byolsim.tracking import log_run
@@ -69,6 +69,15 @@ class Writer:
             return None
         return Outcome(config.run_id, path, read_info(path).status)
 
+    def occupied(self, config: RunConfig) -> Outcome | None:
+        """The failure of a run in whose place an intact file of another one stands; nothing is computed for it."""
+        try:
+            if not self.force:
+                check_place(self.path(config), config)
+        except UserError as error:
+            return Outcome(config.run_id, self.path(config), "failed", str(error), transient=True)
+        return None
+
     def store(self, results: Iterable[RunRecord | Failure]) -> list[Outcome]:
         """Write what `compute` gave, one outcome each; a file that another process wrote meanwhile is not touched."""
         return [self._store(result) for result in results]
@@ -78,7 +87,10 @@ class Writer:
         if isinstance(result, Failure):
             return Outcome(config.run_id, path, "failed", result.reason)
         try:
-            if self.force or not is_complete(path, config):
+            if self.force:
+                save(result, path)
+            elif not is_complete(path, config):
+                check_place(path, config)
                 save(result, path)
         except DiskFull as error:
             return Outcome(config.run_id, path, "failed", str(error), transient=True, unwritable=True)

@@ -8,10 +8,11 @@ import pytest
 from cases import one_run, small
 
 from byolsim.config import SweepConfig
-from byolsim.estimate import Trial, estimate, makespan, rows, time_group
+from byolsim.estimate import Trial, estimate, makespan, time_group
 from byolsim.grid import expand
 from byolsim.launch import sweep
 from byolsim.plan import plan_sweep
+from byolsim.rows import logged_rows as rows
 from byolsim.store import encode
 
 GRID: dict[str, Any] = {"d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "batch_sizes": (3, 7)}

@@ -152,7 +152,9 @@ def damaged(path, tmp_path):
     details = json.loads(old.schema.metadata[b"byolsim"]) | {"schema_version": 0}
     pq.write_table(signed(old, json.dumps(details)), tmp_path / "old.parquet")
     pq.write_table(signed(old, "{"), tmp_path / "garbled.parquet")
-    pq.write_table(signed(old.drop(["loss"]), old.schema.metadata[b"byolsim"].decode()), tmp_path / "fewer.parquet")
+    pq.write_table(signed(old.drop(["epoch"]), old.schema.metadata[b"byolsim"].decode()), tmp_path / "fewer.parquet")
+    text = old.set_column(old.schema.names.index("loss"), "loss", old["loss"].cast(pa.string()))
+    pq.write_table(signed(text, old.schema.metadata[b"byolsim"].decode()), tmp_path / "retyped.parquet")
     unsigned = old.replace_schema_metadata({b"byolsim": json.dumps(details)})
     pq.write_table(unsigned, tmp_path / "unsigned.parquet")
     (tmp_path / "copy.parquet").write_bytes(good)
@@ -165,7 +167,8 @@ def damaged(path, tmp_path):
         "flipped": "damaged rows",
         "old": "schema version 0",
         "garbled": "damaged metadata (Expecting",
-        "fewer": "damaged or foreign columns",
+        "fewer": "damaged or foreign columns (epoch)",
+        "retyped": "damaged or foreign columns (loss)",
         "unsigned": "damaged metadata (checksum)",
     }
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
@@ -16,12 +16,18 @@ from byolsim.analysis.frames import each_run
 from byolsim.analysis.listing import run_facts
 from byolsim.analysis.where import parse_where
 from byolsim.errors import UserError
-from byolsim.layout import schema
+from byolsim.layout import places, schema
 from byolsim.output import ExportConfig
+from byolsim.runfile import RunsWriter
+from byolsim.seal import seal_file
 from byolsim.store import exists, whole_file
+from byolsim.temporary import clear_leftovers
 
 ROWS_AT_ONCE = 1 << 16
 """Rows that are held in memory, and in one row group of the file."""
+
+TABLES_AT_ONCE = 64
+"""Tables that are held before they are copied into one: of a short run the table takes more than its rows."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def export_runs(config: ExportConfig) -> Exported:
     if writer is None:
         raise UserError(f"--to {config.to!r} is not allowed: must be a name that ends in {' or '.join(_WRITERS)}")
     _check_place(path, config)
-    skipped: list[str] = []
+    skipped, said = list[str](), RunsWriter()
     runs = rows = seen = 0
 
     def selected() -> Iterator[pa.Table]:
@@ -60,25 +66,39 @@ def export_runs(config: ExportConfig) -> Exported:
             seen += 1
             if chosen(run_facts(info)):
                 runs, rows = runs + 1, rows + table.num_rows
-                yield table.replace_schema_metadata(None)
+                said.add(info)
+                yield table
 
     batches = _batches(selected())
     first = next(batches, None)  # before anything is written
     if first is None:
         raise UserError(f"--where {config.where!r} selects none of the {seen} runs in {config.runs_dir!r}")
+    clear_leftovers(path.parent)
     with whole_file(path) as file:
-        with writer(file, schema()) as sink:
-            for batch in chain([first], batches):
-                sink.write_table(batch)
+        writer(file, chain([first], batches), said)
         _check_place(path, config)
     return Exported(path, runs, rows, skipped)
 
 
-def _parquet(file: BinaryIO, form: pa.Schema) -> Any:
-    return pq.ParquetWriter(file, form, compression="snappy", write_page_checksum=True, store_schema=False)
+def _parquet(file: BinaryIO, batches: Iterable[pa.Table], said: RunsWriter) -> None:
+    """As the file of a run, with what the files said of each run in the metadata: readers of a folder read it."""
+    footers: list[pq.FileMetaData] = []
+    with pq.ParquetWriter(
+        file, schema(), compression="snappy", write_page_checksum=True, store_schema=False, metadata_collector=footers
+    ) as sink:
+        for batch in batches:
+            sink.write_table(batch)
+        sink.add_key_value_metadata(said.metadata())
+    seal_file(file, places(footers[0]))
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, pa.Schema], Any]] = {".parquet": _parquet, ".csv": pa.csv.CSVWriter}
+def _csv(file: BinaryIO, batches: Iterable[pa.Table], said: RunsWriter) -> None:
+    with pa.csv.CSVWriter(file, schema()) as sink:
+        for batch in batches:
+            sink.write_table(batch)
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, Iterable[pa.Table], RunsWriter], None]] = {".parquet": _parquet, ".csv": _csv}
 
 
 def _check_place(path: Path, config: ExportConfig) -> None:
@@ -102,10 +122,14 @@ def _check_place(path: Path, config: ExportConfig) -> None:
 def _batches(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in fewer tables, each of some `ROWS_AT_ONCE` rows."""
     held: list[pa.Table] = []
+    rows = 0
     for table in tables:
         held.append(table)
-        if sum(part.num_rows for part in held) >= ROWS_AT_ONCE:
+        rows += table.num_rows
+        if rows >= ROWS_AT_ONCE:
             yield pa.concat_tables(held)
-            held = []
+            held, rows = [], 0
+        elif len(held) == TABLES_AT_ONCE:
+            held = [pa.concat_tables(held).combine_chunks()]
     if held:
         yield pa.concat_tables(held)

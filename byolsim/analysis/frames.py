@@ -11,9 +11,10 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
+from byolsim.details import RunInfo
 from byolsim.errors import UserError, printable
 from byolsim.layout import schema
-from byolsim.store import SUFFIX, RunInfo, read_columns
+from byolsim.store import SUFFIX, each_table
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class Folder:
 
 
 def read_folder(runs_dir: str | Path, columns: Sequence[str]) -> Folder:
-    """Read the named columns of every run file in a folder; damaged and foreign files are named and skipped.
+    """Read the named columns of every run in a folder or a file of `byolsim export`; bad files are named and skipped.
 
     Raises
     ------
@@ -44,7 +45,7 @@ def each_run(runs_dir: str | Path, columns: Sequence[str], skipped: list[str]) -
 
     Parameters
     ----------
-    runs_dir : folder of run files.
+    runs_dir : folder of run files, or a file of `byolsim export`.
     columns : names to read; no other column is touched.
     skipped : gets one line for each damaged or foreign file.
 
@@ -54,7 +55,7 @@ def each_run(runs_dir: str | Path, columns: Sequence[str], skipped: list[str]) -
         As `read_folder`, once the last file has been seen.
     """
     none = True
-    for found in each_file(runs_dir, skipped, lambda path: read_columns(path, columns)):
+    for found in each_file(runs_dir, skipped, lambda path: each_table(path, columns)):
         none = False
         yield found
     if none:
@@ -62,19 +63,23 @@ def each_run(runs_dir: str | Path, columns: Sequence[str], skipped: list[str]) -
 
 
 def each_file(
-    runs_dir: str | Path, skipped: list[str], read: Callable[[Path], tuple[RunInfo, T]]
+    runs_dir: str | Path, skipped: list[str], read: Callable[[Path], Iterator[tuple[RunInfo, T]]]
 ) -> Iterator[tuple[RunInfo, T]]:
-    """What `read` gives of each run file in the order of their names, each id once; bad files go to `skipped`."""
+    """What `read` gives of each file in the order of their names, each id once; bad files go to `skipped`."""
     seen: set[str] = set()
     for path in _files(runs_dir):
-        try:
-            info, content = read(path)
-        except UserError as error:
-            skipped.append(printable(str(error)))
-            continue
-        if info.run_id not in seen:
-            seen.add(info.run_id)
-            yield info, content
+        found = read(path)
+        while True:
+            try:
+                info, content = next(found)
+            except StopIteration:
+                break
+            except UserError as error:
+                skipped.append(printable(str(error)))
+                break
+            if info.run_id not in seen:
+                seen.add(info.run_id)
+                yield info, content
 
 
 def no_run(runs_dir: str | Path, skipped: Sequence[str]) -> UserError:
@@ -84,7 +89,11 @@ def no_run(runs_dir: str | Path, skipped: Sequence[str]) -> UserError:
 
 
 def _files(runs_dir: str | Path) -> Iterator[Path]:
+    """The Parquet files of a folder; or the one file, as `byolsim export` writes it, in place of a folder."""
     try:
+        if Path(runs_dir).suffix == SUFFIX and Path(runs_dir).is_file():
+            yield Path(runs_dir)
+            return
         paths = sorted(Path(runs_dir).iterdir())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"runs folder {str(runs_dir)!r} is not there: must be a folder of run files") from None
@@ -99,7 +108,7 @@ def load_runs(runs_dir: str | Path, columns: Sequence[str] | None = None) -> pa.
 
     Parameters
     ----------
-    runs_dir : folder of run files.
+    runs_dir : folder of run files, or a file of `byolsim export`.
     columns : names to read, all of them by default.
 
     Raises
@@ -115,7 +124,7 @@ def load_runs(runs_dir: str | Path, columns: Sequence[str] | None = None) -> pa.
     folder = read_folder(runs_dir, names)
     for line in folder.skipped:
         warnings.warn(f"skipped {line}", stacklevel=2)
-    return pa.concat_tables([table.replace_schema_metadata(None) for _, table in folder.runs])
+    return pa.concat_tables([table for _, table in folder.runs])
 
 
 def value_at(epochs: np.ndarray, values: np.ndarray, epoch: int, use_last_valid: bool) -> float:

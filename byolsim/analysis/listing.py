@@ -11,10 +11,11 @@ from typing import Any
 from byolsim.analysis.frames import each_file, no_run
 from byolsim.analysis.where import Facts, facts, parse_where
 from byolsim.config import RunConfig
+from byolsim.details import RunInfo
 from byolsim.errors import UserError, printable
 from byolsim.failures import failed_files, read_failure
 from byolsim.output import LsConfig
-from byolsim.store import RunInfo, read_info
+from byolsim.store import each_info
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def list_runs(config: LsConfig) -> Listing:
     chosen = parse_where(config.where)
     folder, skipped = Path(config.runs_dir), list[str]()
     found = {run.facts["run_id"]: run for run in _failures(folder, skipped)}
-    for info, _ in each_file(folder, skipped, lambda path: (read_info(path, whole=True), None)):
+    for info, _ in each_file(folder, skipped, each_info):
         found[info.run_id] = Listed(run_facts(info), printable(info.path.name))
     if not found:
         raise no_run(folder, skipped)
@@ -72,7 +73,7 @@ def _failures(folder: Path, skipped: list[str]) -> Iterator[Listed]:
         try:
             run_id, config, reason = read_failure(path)
         except UserError as error:
-            skipped.append(str(error))
+            skipped.append(printable(str(error)))
             continue
         yield Listed(
             facts(run_id, config, "failed", None), printable(f"{path.parent.name}/{path.name}"), printable(reason)
