@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from byolsim.analysis.frames import each_file, no_run
-from byolsim.analysis.where import Facts, facts, parse_where
+from byolsim.analysis.where import Facts, facts, last_row, parse_where
 from byolsim.config import RunConfig
 from byolsim.errors import UserError, printable
 from byolsim.failures import failed_files, read_failure
 from byolsim.output import LsConfig
-from byolsim.store import RunInfo, read_info
+from byolsim.store import RunInfo, read_columns, read_info
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ class Listed:
 
 @dataclass(frozen=True)
 class Listing:
-    """The selected runs in order, how many there are in all, and one line for each file that was skipped."""
+    """The selected runs in order, how many there are in all, and one line for each file that was skipped.
+
+    `metrics` are those that `where` names: the facts of each run hold their values in its last row.
+    """
 
     runs: list[Listed]
     total: int
     skipped: list[str]
+    metrics: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """Number of selected runs that ended so."""
@@ -52,13 +56,18 @@ def list_runs(config: LsConfig) -> Listing:
     """
     chosen = parse_where(config.where)
     folder, skipped = Path(config.runs_dir), list[str]()
-    found = {run.facts["run_id"]: run for run in _failures(folder, skipped)}
-    for info, _ in each_file(folder, skipped, lambda path: (read_info(path, whole=True), None)):
-        found[info.run_id] = Listed(run_facts(info), printable(info.path.name))
+    found = {run.facts["run_id"]: run for run in _failures(folder, skipped, chosen.metrics)}
+
+    def read(path: Path) -> tuple[RunInfo, Facts]:
+        info = read_info(path, whole=True)
+        return info, last_row(read_columns(path, chosen.metrics)[1], chosen.metrics) if chosen.metrics else {}
+
+    for info, measured in each_file(folder, skipped, read):
+        found[info.run_id] = Listed({**run_facts(info), **measured}, printable(info.path.name))
     if not found:
         raise no_run(folder, skipped)
     runs = [run for run in found.values() if chosen(run.facts)]
-    return Listing(sorted(runs, key=_order), len(found), skipped)
+    return Listing(sorted(runs, key=_order), len(found), skipped, chosen.metrics)
 
 
 def run_facts(info: RunInfo) -> Facts:
@@ -67,16 +76,15 @@ def run_facts(info: RunInfo) -> Facts:
     return facts(info.run_id, info.config, info.status, reached)
 
 
-def _failures(folder: Path, skipped: list[str]) -> Iterator[Listed]:
+def _failures(folder: Path, skipped: list[str], metrics: Sequence[str]) -> Iterator[Listed]:
     for path in failed_files(folder):
         try:
             run_id, config, reason = read_failure(path)
         except UserError as error:
             skipped.append(str(error))
             continue
-        yield Listed(
-            facts(run_id, config, "failed", None), printable(f"{path.parent.name}/{path.name}"), printable(reason)
-        )
+        known = facts(run_id, config, "failed", None) | dict.fromkeys(metrics)
+        yield Listed(known, printable(f"{path.parent.name}/{path.name}"), printable(reason))
 
 
 def _order(run: Listed) -> tuple[Any, ...]:
