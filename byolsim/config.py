@@ -69,12 +69,14 @@ def _parse_spectrum(value: Any) -> Any:
         value = ",".join(repr(v) for v in value)
     if not isinstance(value, str):
         return value
-    kind, colon, rest = value.strip().partition(":")
-    arity = {"geometric": 2, "linear": 2, "flat": 1}.get(kind.strip()) if colon else None
+    kind, colon, rest = (part.strip() for part in value.partition(":"))
+    arity = {"geometric": 2, "linear": 2, "flat": 1}.get(kind) if colon else None
     if colon and arity is None:
         raise ValueError("unknown kind of spectrum")
     try:
-        numbers = [float(part) for part in (rest.split(":") if colon else value.split(","))]
+        # a list has commas, blanks or both between its numbers; an empty place in it is a mistake
+        parts = rest.split(":") if colon else [w for part in value.split(",") for w in part.split() or [""]]
+        numbers = [float(part) for part in parts]
     except ValueError:
         raise ValueError("not a list of numbers") from None
     if arity is not None and len(numbers) != arity:
@@ -85,12 +87,17 @@ def _parse_spectrum(value: Any) -> Any:
         numbers.sort()  # LO and HI in either order
     text = [format(v, "g") if float(format(v, "g")) == v else repr(v) for v in numbers]
     if arity is not None:
-        return ":".join([kind.strip(), *text])
+        return ":".join([kind, *text])
     return ",".join(t for _, t in sorted(zip(numbers, text, strict=True), reverse=True))
 
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _one_or_more(value: Any) -> Any:
+    """One whole number is a list of one."""
+    return (value,) if type(value) is int else _as_tuple(value)
 
 
 Rate = Annotated[float, Field(ge=0, le=MAX_RATE)]
@@ -177,10 +184,13 @@ class _Shared(Frozen):
     activation: Literal["relu", "tanh", "gelu"] | None = Field(
         default=None, description="activation of an MLP (relu); for mlp only"
     )
+    # These two have one value that can be run so far: they are columns and part of every id, and no option yet.
     pred_rule: Literal["learned", "optimal", "directpred", "identity"] = Field(
-        default="learned", description="how the predictor is set"
+        default="learned", description="how the predictor is set", json_schema_extra={"option": None}
     )
-    stop_grad: bool = Field(default=True, description="no gradient flows through the target branch")
+    stop_grad: bool = Field(
+        default=True, description="no gradient flows through the target branch", json_schema_extra={"option": None}
+    )
     sampler: Literal["minibatch", "moments", "population"] = Field(
         default="minibatch",
         description="what a step draws: every sample, second moments only, or nothing (n = infinity)",
@@ -276,7 +286,11 @@ class RunConfig(_Shared):
     tau: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1e-3,
         description="EMA momentum m of the target encoder, 0 <= m <= 1; tau = 1 - m",
-        json_schema_extra={"option": "ema_m"},
+        json_schema_extra={
+            "option": "ema_m",
+            "also": "tau",
+            "also_help": "EMA rate tau = 1 - ema_m, in place of ema_m",
+        },
     )
     lr_enc_mode: LrEncMode | None = Field(
         default=None, description="the kind of sweep that this run belongs to", json_schema_extra={"option": None}
@@ -337,16 +351,22 @@ class SweepConfig(_Shared):
 
     mom_pred: Momentum = _momentum("predictor", 0.9)
     mom_enc: Momentum = _momentum("encoder", 0.9)
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
-        default=(42, 43), description="seeds of the grid"
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = Field(
+        default=(42, 43), description="seeds of the grid", json_schema_extra={"axis_of": "seed"}
     )
-    batch_sizes: Annotated[tuple[BatchSize, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
-        default=(32, 64), description="minibatch sizes of the grid"
+    batch_sizes: Annotated[tuple[BatchSize, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = Field(
+        default=(32, 64), description="minibatch sizes of the grid", json_schema_extra={"axis_of": "batch_size"}
     )
     lr_pred_logspace: Logspace = Field(
-        default=(1e-5, 1e-2, 4), description="START STOP STEPS: predictor rates alpha, evenly spaced in log"
+        default=(1e-5, 1e-2, 4),
+        description="START STOP STEPS: predictor rates alpha, evenly spaced in log",
+        json_schema_extra={"axis_of": "lr_pred"},
     )
-    tau_logspace: TauLogspace = Field(default=(1e-4, 1e-1, 4), description="START STOP STEPS: EMA rates tau = 1 - m")
+    tau_logspace: TauLogspace = Field(
+        default=(1e-4, 1e-1, 4),
+        description="START STOP STEPS: EMA rates tau = 1 - ema_m",
+        json_schema_extra={"axis_of": "tau"},
+    )
     lr_enc_mode: LrEncMode = Field(
         default="auto",
         description="encoder rate beta: alpha itself, enc_over_pred alpha, a grid of its own, beta_from_tau_c tau, or "
@@ -354,7 +374,9 @@ class SweepConfig(_Shared):
     )
     enc_over_pred: Rate = Field(default=0.4, description="beta / alpha; for lr_enc_mode ratio")
     lr_enc_logspace: Logspace = Field(
-        default=(1e-5, 1e-2, 6), description="START STOP STEPS: encoder rates beta; for lr_enc_mode logspace"
+        default=(1e-5, 1e-2, 6),
+        description="START STOP STEPS: encoder rates beta; for lr_enc_mode logspace",
+        json_schema_extra={"axis_of": "lr_enc"},
     )
     beta_from_tau_c: Rate = Field(default=0.4, description="beta / tau; for lr_enc_mode from_tau")
 
@@ -391,7 +413,7 @@ def schedule_notes(given: Mapping[str, Any]) -> list[str]:
 
 
 def sweep_notes(given: Mapping[str, Any], config: SweepConfig) -> list[str]:
-    """One line for each option that was given but that the chosen `lr_enc_mode` does not use."""
+    """One line for each option, or end of a range, that was given but is not used."""
     used_by = {
         "enc_over_pred": "ratio",
         "lr_enc_logspace": "logspace",
@@ -399,8 +421,13 @@ def sweep_notes(given: Mapping[str, Any], config: SweepConfig) -> list[str]:
         "auto_alpha_c": "auto",
         "auto_beta_c": "auto",
     }
-    return [
+    notes = [
         f"{name} is not used: it belongs to lr_enc_mode = {mode!r}, not {config.lr_enc_mode!r}"
         for name, mode in used_by.items()
         if given.get(name) is not None and config.lr_enc_mode != mode
     ]
+    for name in ("tau_logspace", "lr_pred_logspace", "lr_enc_logspace"):
+        start, stop, steps = getattr(config, name)
+        if given.get(name) is not None and steps == 1 and start != stop:
+            notes.append(f"{name} = {start:g} {stop:g} 1 is START alone: STOP = {stop:g} is not used with STEPS = 1")
+    return notes

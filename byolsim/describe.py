@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import annotated_types
@@ -18,14 +18,10 @@ _LONGEST = 240
 _NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def option_name(name: str, field: FieldInfo) -> str | None:
-    """Name of the option or TOML key that sets a field; None for a field that no option sets."""
-    extra = field.json_schema_extra
-    return (
-        str(extra["option"])
-        if isinstance(extra, dict) and extra.get("option")
-        else (None if isinstance(extra, dict) and "option" in extra else name)
-    )
+def option_names(name: str, field: FieldInfo) -> tuple[str, ...]:
+    """Names of the options or TOML keys that set a field, the usual one first; none for a field that no option sets."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return tuple(str(option) for option in (extra.get("option", name), extra.get("also")) if option)
 
 
 def without_none(annotation: Any) -> tuple[Any, list[Any]]:
@@ -88,17 +84,21 @@ def first_error(
     error: ValidationError,
     models: tuple[type[BaseModel], ...] = (),
     label: Callable[[str], str] = lambda name: name,
+    given: Container[str] = (),
 ) -> str:
     """One line for a pydantic error: the option, the value and what is allowed.
 
-    `label` turns an option's name into what the user typed, for instance `--lr_pred`.
+    `label` turns an option's name into what the user typed, for instance `--lr_pred`, and `given` holds the names that
+    were used, for a field that has two.
     """
     details = error.errors(include_url=False)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return _one_line(details[0], models, label) + more
+    return _one_line(details[0], models, label, given) + more
 
 
-def _one_line(detail: ErrorDetails, models: tuple[type[BaseModel], ...], label: Callable[[str], str]) -> str:
+def _one_line(
+    detail: ErrorDetails, models: tuple[type[BaseModel], ...], label: Callable[[str], str], given: Container[str]
+) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not detail["loc"]:
         return message
@@ -106,11 +106,13 @@ def _one_line(detail: ErrorDetails, models: tuple[type[BaseModel], ...], label: 
     field = next((model.model_fields[name] for model in models if name in model.model_fields), None)
     if field is None:
         return f"{label(name)}: {message}"
-    given = detail["input"]
-    is_text = isinstance(given, str) and detail["type"] in ("int_type", "float_type", "bool_type")
-    shown = f"{_shown(given)} (text)" if is_text else _shown(given)
+    value = detail["input"]
+    is_text = isinstance(value, str) and detail["type"] in ("int_type", "float_type", "bool_type")
+    shown = f"{_shown(value)} (text)" if is_text else _shown(value)
     why = f" ({message})" if detail["type"] in ("value_error", "string_unicode") else ""
-    return f"{label(option_name(name, field) or name)} = {shown} is not allowed{why}: must be {allowed(field)}"
+    names = option_names(name, field) or (name,)
+    used = next((option for option in names if option in given), names[0])
+    return f"{label(used)} = {shown} is not allowed{why}: must be {allowed(field)}"
 
 
 def _shown(value: Any) -> str:

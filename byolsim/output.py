@@ -92,10 +92,21 @@ class SweepOutput(Frozen):
         return self
 
 
-class FigsConfig(Frozen):
-    """Which runs are drawn, at which epoch, and where the pictures go."""
+class _Stored(Frozen):
+    """Which stored runs a command looks at."""
 
     runs_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
+    where: str | None = Field(
+        default=None,
+        description="which runs: comparisons of hyperparameters, status, reached (the last epoch) or metrics (in the "
+        "last row), joined by 'and' or by repeating the option",
+        json_schema_extra={"allowed": "comparisons like tau<1e-2, with < <= > >= == = !="},
+    )
+
+
+class FigsConfig(_Stored):
+    """Which runs are drawn, at which epoch, and where the pictures go."""
+
     lr_enc_mode: LrEncMode | None = Field(
         default=None, description="which sweep to draw; needed where the folder holds several modes"
     )
@@ -106,18 +117,6 @@ class FigsConfig(Frozen):
         default=False, description="take each run's last finite value at or before the epoch, not that row alone"
     )
     out: str = Field(default="figs", min_length=1, description="folder of the pictures")
-
-
-class _Stored(Frozen):
-    """Which stored runs a command looks at."""
-
-    runs_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
-    where: str | None = Field(
-        default=None,
-        description="which runs: comparisons of hyperparameters, status or reached (the last epoch), joined by 'and' "
-        "or by repeating the option",
-        json_schema_extra={"allowed": "comparisons like tau<1e-2, with < <= > >= == = !="},
-    )
 
 
 class LsConfig(_Stored):

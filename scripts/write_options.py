@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from byolsim.cli.options import default_text, fields_by_option
-from byolsim.config import RunConfig, SweepConfig
+from byolsim.cli.options import COMMANDS, default_text, fields_by_option
 from byolsim.describe import allowed
 from byolsim.metrics import METRICS
-from byolsim.output import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
 
-SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
-    "run": (RunConfig, RunOutput),
-    "sweep": (SweepConfig, SweepOutput),
-    "figs": (FigsConfig,),
-    "ls": (LsConfig,),
-    "export": (ExportConfig,),
-}
 INTRODUCTION = """# Options and columns
 
 Written by `scripts/write_options.py` from the fields of `byolsim/config.py`; a test keeps it current.
 
-Each option is also a key of a `--config FILE.toml`, which every command takes. The hyperparameters are fields of
-`RunConfig` or `SweepConfig` in Python (`ema_m` is kept as `tau`), and those of a run are columns of its Parquet
-file. `byolsim all` takes the options of `sweep` but `shard`, and `metric`, `enc_metric` and `out` of `figs`.
+Each option is also a key of a `--config FILE.toml`, which every command takes: one file serves them all, each reads
+its own keys, and a key of none is an error. The hyperparameters are fields of `RunConfig` or `SweepConfig` in Python
+(`ema_m` is kept as `tau`), and those of a run are columns of its Parquet file, with two more that have one value in
+this version: `pred_rule` is `learned`, `stop_grad` is true. `byolsim all` takes the options of `sweep` but `shard`,
+and `metric`, `enc_metric` and `out` of `figs`; from a file also those of `run`, for its single run.
 
-In this version a `pred_rule` other than `learned` and `--no_stop_grad` are refused with one line. The torch backend,
-and with it MLPs and CUDA devices, needs the extra `torch`.
+A whole number may be written `1e3`, and `--log_wandb` alone means true. The torch backend, and with it MLPs and CUDA
+devices, needs the extra `torch`.
 """
 
 
 def text() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
-    for command, models in SECTIONS.items():
+    for command, models in COMMANDS.items():
         parts.append(f"\n## byolsim {command}\n")
         parts += [_row("option", "default", "allowed", "meaning"), "|---|---|---|---|"]
         for name, field in fields_by_option(*models):

@@ -151,6 +151,13 @@ def test_identity_leaves_out_what_does_not_determine_numbers_and_keeps_the_rest(
     assert RunConfig(epochs=7, seed=3).run_id == RunConfig(seed=3, epochs=7).run_id
 
 
+def test_ids_of_stored_runs_stay(monkeypatch):
+    """What a version's files are named by: options come and go, the fields that they set stay in the hash."""
+    monkeypatch.setattr(config_module, "NUMERICS_VERSION", 2)
+    assert RunConfig().run_id == "d0ae11bc0ec2"
+    assert RunConfig(lr_pred=0.5, tau=0.25, d_latent=2, latent_spectrum=[1, 2], init="random").run_id == "52abc6195435"
+
+
 def test_identity_holds_the_versions(monkeypatch):
     before = RunConfig().run_id
     for name in ("NUMERICS_VERSION", "SCHEMA_VERSION"):

@@ -107,7 +107,9 @@ def test_every_name_can_be_compared_with_its_own_value():
         ("taus<1", "unknown name 'taus': did you mean 'tau'"),
         ("lrpred<1", "did you mean 'lr_pred'"),
         ("zzz<1", "unknown name 'zzz': must be one of run_id, status, reached, d_latent"),
-        ("loss_pop<1", "unknown name 'loss_pop'"),
+        ("loss_pops<1", "unknown name 'loss_pops': did you mean 'loss_pop'"),
+        ("loss_pop<auto", "loss_pop must be compared with a number or null, not 'auto'"),
+        ("loss_pop<null", "loss_pop null has no order: must be compared by == or !="),
         ("tau<small", "tau must be compared with a number, not 'small'"),
         ("tau==auto", "tau must be compared with a number, not 'auto'"),
         ("tau<nan", "tau must be compared with a number, not 'nan'"),
@@ -121,7 +123,7 @@ def test_every_name_can_be_compared_with_its_own_value():
     ],
 )
 def test_what_cannot_be_compared_is_one_line(text, message):
-    for command in ("ls", "export"):
+    for command in ("ls", "export", "figs"):
         code, out, err = byolsim(f"{command} --where {shlex.quote(text)}")
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"byolsim: --where {text!r}") and message in err

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from byolsim.analysis.frames import each_run
 from byolsim.analysis.listing import run_facts
-from byolsim.analysis.where import parse_where
+from byolsim.analysis.where import last_row, parse_where
 from byolsim.errors import UserError
 from byolsim.layout import places, schema
 from byolsim.output import ExportConfig
@@ -64,7 +64,7 @@ def export_runs(config: ExportConfig) -> Exported:
         nonlocal runs, rows, seen
         for info, table in each_run(config.runs_dir, schema().names, skipped):
             seen += 1
-            if chosen(run_facts(info)):
+            if chosen({**run_facts(info), **last_row(table, chosen.metrics)}):
                 runs, rows = runs + 1, rows + table.num_rows
                 said.add(info)
                 yield table

@@ -96,7 +96,8 @@ def _files(runs_dir: str | Path) -> Iterator[Path]:
             return
         paths = sorted(Path(runs_dir).iterdir())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"runs folder {str(runs_dir)!r} is not there: must be a folder of run files") from None
+        what = "is a file" if Path(runs_dir).is_file() else "is not there"
+        raise UserError(f"runs folder {str(runs_dir)!r} {what}: must be a folder of run files") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"runs folder {str(runs_dir)!r} cannot be read: {why}") from None

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from byolsim.analysis.frames import each_file, no_run
-from byolsim.analysis.where import Facts, facts, parse_where
+from byolsim.analysis.where import Facts, facts, last_row, parse_where
 from byolsim.config import RunConfig
 from byolsim.details import RunInfo
 from byolsim.errors import UserError, printable
 from byolsim.failures import failed_files, read_failure
 from byolsim.output import LsConfig
-from byolsim.store import each_info
+from byolsim.store import each_info, each_table
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,15 @@ class Listed:
 
 @dataclass(frozen=True)
 class Listing:
-    """The selected runs in order, how many there are in all, and one line for each file that was skipped."""
+    """The selected runs in order, how many there are in all, and one line for each file that was skipped.
+
+    `metrics` are those that `where` names: the facts of each run hold their values in its last row.
+    """
 
     runs: list[Listed]
     total: int
     skipped: list[str]
+    metrics: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """Number of selected runs that ended so."""
@@ -53,13 +57,19 @@ def list_runs(config: LsConfig) -> Listing:
     """
     chosen = parse_where(config.where)
     folder, skipped = Path(config.runs_dir), list[str]()
-    found = {run.facts["run_id"]: run for run in _failures(folder, skipped)}
-    for info, _ in each_file(folder, skipped, each_info):
-        found[info.run_id] = Listed(run_facts(info), printable(info.path.name))
+    found = {run.facts["run_id"]: run for run in _failures(folder, skipped, chosen.metrics)}
+
+    def read(path: Path) -> Iterator[tuple[RunInfo, Facts]]:
+        tables = each_table(path, chosen.metrics) if chosen.metrics else iter(())
+        measured = {info.run_id: last_row(table, chosen.metrics) for info, table in tables}
+        return ((info, measured.get(info.run_id, {})) for info, _ in each_info(path))
+
+    for info, measured in each_file(folder, skipped, read):
+        found[info.run_id] = Listed({**run_facts(info), **measured}, printable(info.path.name))
     if not found:
         raise no_run(folder, skipped)
     runs = [run for run in found.values() if chosen(run.facts)]
-    return Listing(sorted(runs, key=_order), len(found), skipped)
+    return Listing(sorted(runs, key=_order), len(found), skipped, chosen.metrics)
 
 
 def run_facts(info: RunInfo) -> Facts:
@@ -68,16 +78,15 @@ def run_facts(info: RunInfo) -> Facts:
     return facts(info.run_id, info.config, info.status, reached)
 
 
-def _failures(folder: Path, skipped: list[str]) -> Iterator[Listed]:
+def _failures(folder: Path, skipped: list[str], metrics: Sequence[str]) -> Iterator[Listed]:
     for path in failed_files(folder):
         try:
             run_id, config, reason = read_failure(path)
         except UserError as error:
             skipped.append(printable(str(error)))
             continue
-        yield Listed(
-            facts(run_id, config, "failed", None), printable(f"{path.parent.name}/{path.name}"), printable(reason)
-        )
+        known = facts(run_id, config, "failed", None) | dict.fromkeys(metrics)
+        yield Listed(known, printable(f"{path.parent.name}/{path.name}"), printable(reason))
 
 
 def _order(run: Listed) -> tuple[Any, ...]:

@@ -179,6 +179,7 @@ def set_title(figure: Figure, grid: Grid, subject: str, notes: Sequence[str] = (
     many = f"mean over {seeds}" if high > 1 else seeds
     lines = [f"{subject}: mode {setting.mode}, batch size {grid.batch_size}, {when}, {many}"]
     lines += [rate_rule(setting), common_settings(setting), *(["; ".join(notes)] if notes else [])]
+    lines += [f"runs with {setting.where}"] if setting.where is not None else []
     width = int(figure.get_figwidth() * 72 / (_LETTER * TEXT))
     text = "\n".join(part for line in lines for part in textwrap.wrap(line, width))
     figure.suptitle(text, fontsize=TEXT, linespacing=1.35)

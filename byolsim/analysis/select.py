@@ -16,6 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from byolsim.analysis.frames import each_run, value_at, values_at
+from byolsim.analysis.listing import run_facts
+from byolsim.analysis.where import last_row, parse_where
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
 from byolsim.metrics import METRICS, has_collapsed
@@ -46,6 +48,7 @@ class Setting:
     config : one of the runs; its fields other than seed, batch_size, tau and the rates are those of all.
     beta_factor : beta / alpha (modes same and ratio), beta / tau (from_tau), c_beta (auto), None (logspace).
     auto_alpha_c : c_alpha of the runs whose alpha follows the schedule, None where there is no such run.
+    where : the `--where` that selected them.
     """
 
     mode: str
@@ -54,6 +57,7 @@ class Setting:
     config: RunConfig
     beta_factor: float | None
     auto_alpha_c: float | None
+    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,18 +155,22 @@ def select_grids(config: FigsConfig, metrics: Sequence[str], only: Collection[st
     Raises
     ------
     UserError
-        If a metric is unknown; the folder holds no run of a sweep, or of several modes and none is chosen; runs differ
+        If a metric is unknown; `where` cannot be read or selects nothing; the folder holds no run of a sweep, or of
+        several modes and none is chosen; runs differ
         in what no axis shows; or the epoch was not logged.
     """
     for name in metrics:
         check_metric(name)
-    skipped: list[str] = []
-    columns = list(dict.fromkeys(["epoch", *metrics, _SCALE]))
-    points = [
-        _point(info, table, config, metrics)
-        for info, table in each_run(config.runs_dir, columns, skipped)
-        if info.config.lr_enc_mode is not None and (only is None or info.run_id in only)
-    ]
+    chosen, skipped, points, seen = parse_where(config.where), list[str](), list[_Point](), 0
+    columns = list(dict.fromkeys(["epoch", *metrics, _SCALE, *chosen.metrics]))
+    for info, table in each_run(config.runs_dir, columns, skipped):
+        if info.config.lr_enc_mode is None or (only is not None and info.run_id not in only):
+            continue
+        seen += 1
+        if chosen({**run_facts(info), **last_row(table, chosen.metrics)}):
+            points.append(_point(info, table, config, metrics))
+    if seen and not points:
+        raise UserError(f"--where {config.where!r} selects none of the {seen} runs of a sweep in {config.runs_dir!r}")
     mode = _mode(config, points)
     points = [point for point in points if point.config.lr_enc_mode == mode]
     for point in points:
@@ -177,6 +185,7 @@ def select_grids(config: FigsConfig, metrics: Sequence[str], only: Collection[st
         config=points[0].config,
         beta_factor=_beta_factor(points[0].config),
         auto_alpha_c=next((p.config.auto_alpha_c for p in points if p.config.lr_pred is None), None),
+        where=config.where,
     )
     sizes = sorted({point.config.batch_size for point in points})
     grids = [_grid(setting, n, [p for p in points if p.config.batch_size == n], metrics) for n in sizes]
@@ -247,7 +256,8 @@ def _check_unmixed(runs_dir: str, points: Sequence[_Point]) -> None:
     if mixed:
         raise UserError(
             f"runs of lr_enc_mode {configs[0].lr_enc_mode!r} in {runs_dir!r} differ in {' and '.join(mixed)}, which no "
-            "axis shows: keep each sweep in a folder of its own (--out_dir) and give one of them as --runs_dir"
+            "axis shows: choose one sweep by --where, or keep each in a folder of its own (--out_dir) and give "
+            "one of them as --runs_dir"
         )
 
 

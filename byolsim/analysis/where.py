@@ -1,4 +1,4 @@
-"""`--where "tau<1e-2 and status==completed"`: comparisons on what is known of a run without its rows."""
+"""`--where "tau<1e-2 and loss_pop<0.5"`: comparisons on what a run was, how it ended, and its metrics at the end."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
+import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
 
 from byolsim.config import RunConfig
 from byolsim.describe import allowed, field_type
 from byolsim.errors import UserError
+from byolsim.metrics import METRICS
 
 STATUSES = ("completed", "diverged", "failed")
 RATES = ("lr_pred", "lr_enc")
 """Null where the auto schedule sets them, so `auto` is the word for their null."""
 
 NAMES = ("run_id", "status", "reached", *RunConfig.model_fields, "ema_m")
-"""What can be compared: the run's id, how it ended, the last epoch it reached, and every hyperparameter."""
+"""What is known of a run without its rows: its id, how it ended, the last epoch it reached, every hyperparameter."""
+
+_KNOWN = (*NAMES, *METRICS)
+"""What can be compared: a metric stands for its value in the run's last row."""
 
 Facts = Mapping[str, Any]
 Test = Callable[[Facts], bool]
@@ -48,11 +54,33 @@ def facts(run_id: str, config: RunConfig, status: str, reached: int | None) -> d
     }
 
 
-def parse_where(text: str | None) -> Test:
+@dataclass(frozen=True)
+class Where:
+    """What a `--where` asks: called with a run's facts it says whether the run is selected.
+
+    The facts must hold the values of `metrics`, those that the text names, in the run's last row (`last_row`).
+    """
+
+    tests: tuple[Test, ...]
+    metrics: tuple[str, ...]
+
+    def __call__(self, values: Facts) -> bool:
+        """Whether every comparison holds."""
+        return all(test(values) for test in self.tests)
+
+
+def last_row(table: pa.Table, metrics: Sequence[str]) -> dict[str, float | None]:
+    """The metrics in the last row of a run; None where there is no finite value, or no row."""
+    values = {name: table[name][-1].as_py() if table.num_rows else None for name in metrics}
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
+
+
+def parse_where(text: str | None) -> Where:
     """The test that a `--where` describes; with None every run passes.
 
-    A null (a rate of the auto schedule, an option that does not apply) is neither less nor greater than anything, and
-    equal to the words `auto` (the rates) and `null` only; so `lr_pred!=1e-3` holds where lr_pred is auto.
+    A null (a rate of the auto schedule, an option that does not apply, a metric without a value, any metric of a run
+    that failed) is neither less nor greater than anything, and equal to the words `auto` (the rates) and `null` only;
+    so `lr_pred!=1e-3` holds where lr_pred is auto.
 
     Raises
     ------
@@ -61,12 +89,14 @@ def parse_where(text: str | None) -> Test:
         it cannot be.
     """
     if text is None:
-        return lambda values: True
-    tests = [_comparison(part, text) for part in re.split(r"\band\b", text)]
-    return lambda values: all(test(values) for test in tests)
+        return Where((), ())
+    named = [_comparison(part, text) for part in re.split(r"\band\b", text)]
+    metrics = dict.fromkeys(name for name, _ in named if name in METRICS)
+    return Where(tuple(test for _, test in named), tuple(metrics))
 
 
-def _comparison(part: str, text: str) -> Test:
+def _comparison(part: str, text: str) -> tuple[str, Test]:
+    """The name that a comparison asks for, and the comparison."""
     match = _COMPARISON.fullmatch(part)
     if match is None:
         raise UserError(
@@ -74,22 +104,23 @@ def _comparison(part: str, text: str) -> Test:
             f"and one of {' '.join(_SIGNS)}"
         )
     name, sign, word = match[1].replace("-", "_"), match[2], match[3].strip("'\"")
-    if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, 3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"must be one of {', '.join(NAMES)}"
+    if name not in _KNOWN:
+        near = difflib.get_close_matches(name, _KNOWN, 3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"must be one of {', '.join(_KNOWN)}"
         raise UserError(f"--where {text!r}: unknown name {name!r}: {hint}")
     compare, ordered = _SIGNS[sign], sign not in ("=", "==", "!=")
     value = _value(name, word, ordered, text)
     if ordered:
-        return lambda values: values[name] is not None and compare(values[name], value)
-    return lambda values: compare(values[name], value)
+        return name, lambda values: values[name] is not None and compare(values[name], value)
+    return name, lambda values: compare(values[name], value)
 
 
 def _value(name: str, word: str, ordered: bool, text: str) -> Any:
     """The value that a name is compared with, of the name's own type; None for a null."""
     field = RunConfig.model_fields.get(name)
-    kind = float if name == "ema_m" else int if name == "reached" else field_type(field)[0] if field else str
-    nullable = name == "reached" or (field is not None and type(None) in get_args(field.annotation))
+    measured = name == "ema_m" or name in METRICS
+    kind = float if measured else int if name == "reached" else field_type(field)[0] if field else str
+    nullable = name == "reached" or name in METRICS or (field is not None and type(None) in get_args(field.annotation))
     is_null = nullable and (word.lower() == "null" or (name in RATES and word.lower() == "auto"))
     if ordered and (is_null or kind not in (int, float)):
         raise UserError(f"--where {text!r}: {name} {word} has no order: must be compared by == or !=")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from byolsim.analysis.select import check_metric
-from byolsim.cli.figs import draw
+from byolsim.cli.figs import check_out, draw
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.run import run_one
 from byolsim.cli.sweep import plan_of, sweep_grid
@@ -11,7 +11,7 @@ from byolsim.config import RunConfig, SweepConfig, sweep_notes
 from byolsim.launch import check_writable
 from byolsim.output import FigsConfig, RunOutput, SweepOutput
 
-_SET_BY_ALL = ("runs_dir", "epoch", "use_last_valid", "shard")
+_SET_BY_ALL = ("runs_dir", "where", "epoch", "use_last_valid", "shard")
 
 
 @command_of(
@@ -20,7 +20,9 @@ _SET_BY_ALL = ("runs_dir", "epoch", "use_last_valid", "shard")
     FigsConfig,
     without=_SET_BY_ALL,
     help="Train one model, then a grid of models, then draw the grid's figures at its last epoch.",
-    epilog="The single run takes those of the options that `byolsim run` has, with the defaults of `byolsim run`.",
+    from_file=(RunConfig, RunOutput),
+    epilog="The single run takes those of the options that `byolsim run` has, with the defaults of `byolsim run`, and "
+    "its other options from a file.",
 )
 def command(given: Given) -> int:
     """Parse, then the three commands in turn."""
@@ -31,6 +33,7 @@ def command(given: Given) -> int:
     )
     for name in ("metric", "enc_metric"):
         check_metric(getattr(figures, name), name)
+    check_out(figures)
     plan = plan_of(grid, output)
     if not output.dry_run:
         check_writable(figures.out, "out")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from byolsim.analysis.where import NAMES, RATES, STATUSES
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.skipped import show_skipped
 from byolsim.cli.tables import table
+from byolsim.metrics import METRICS
 from byolsim.output import LsConfig
 
 
@@ -22,29 +22,32 @@ from byolsim.output import LsConfig
     LsConfig,
     help="List stored runs and recorded failures, one a line. Every byte of each file is checked on the way.",
     epilog="The table shows key hyperparameters and all others in which the runs listed differ; auto is a rate of the "
-    "auto schedule, - what does not apply. For a diverged run, reached is the epoch at which it diverged.",
+    "auto schedule, - what does not apply. For a diverged run, reached is the epoch at which it diverged. Metrics "
+    "that --where names are shown too.",
 )
 def command(given: Given) -> int:
     """Parse, list, show."""
     config = given.build(LsConfig)
     listing = list_runs(config)
-    click.echo({"table": _table, "csv": _csv, "json": _json}[config.format](listing.runs), nl=False)
+    click.echo({"table": _table, "csv": _csv, "json": _json}[config.format](listing), nl=False)
     show_skipped(listing.skipped)
     click.echo(_count(listing), err=config.format != "table")
     return 0
 
 
-def _table(runs: Sequence[Listed]) -> str:
+def _table(listing: Listing) -> str:
     """Columns as wide as their widest value, so that a line is never cut."""
-    names = table_columns(runs)
+    names = [*table_columns(listing.runs), *listing.metrics]
     head = [*names, "file"]
-    rows = [[*(_cell(name, run.facts[name]) for name in names), _where_from(run)] for run in runs]
+    rows = [[*(_cell(name, run.facts[name]) for name in names), _where_from(run)] for run in listing.runs]
     return "".join(f"{line}\n" for line in table(head, rows, left=range(len(head))))
 
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "auto" if name in RATES else "-"
+    if name in METRICS:
+        return f"{value:.4g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -52,17 +55,17 @@ def _where_from(run: Listed) -> str:
     return f"{run.file}: {run.reason}" if run.reason else run.file
 
 
-def _csv(runs: Sequence[Listed]) -> str:
-    sheet = io.StringIO()
+def _csv(listing: Listing) -> str:
+    sheet, names = io.StringIO(), [*NAMES, *listing.metrics]
     writer = csv.writer(sheet, lineterminator="\n")
-    writer.writerow([*NAMES, "file", "reason"])
-    writer.writerows([*(run.facts[name] for name in NAMES), run.file, run.reason] for run in runs)
+    writer.writerow([*names, "file", "reason"])
+    writer.writerows([*(run.facts[name] for name in names), run.file, run.reason] for run in listing.runs)
     return sheet.getvalue()
 
 
-def _json(runs: Sequence[Listed]) -> str:
+def _json(listing: Listing) -> str:
     """One array, one run a line."""
-    lines = [json.dumps({**run.facts, "file": run.file, "reason": run.reason or None}) for run in runs]
+    lines = [json.dumps({**run.facts, "file": run.file, "reason": run.reason or None}) for run in listing.runs]
     return "[" + ",\n ".join(lines) + "]\n"
 
 

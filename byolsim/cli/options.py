@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import tomllib
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -19,15 +20,25 @@ import click
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from byolsim.describe import allowed, field_type, first_error, option_name
+from byolsim.cli.words import AXES, NO_AXIS, REPEATED, ListCommand, place_of
+from byolsim.config import RunConfig, SweepConfig
+from byolsim.describe import allowed, field_type, first_error, option_names, without_none
 from byolsim.errors import UserError
+from byolsim.output import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
 
 M = TypeVar("M", bound=BaseModel)
 
 _FLAGS = {"force", "retry_failed", "fail_fast", "workers_write", "dry_run", "use_last_valid"}
 _LIST_TEXT = {"latent_spectrum"}
-_REPEATED = {"where"}
-"""Text that may be given several times, each time with more that must hold."""
+
+COMMANDS: dict[str, tuple[type[BaseModel], ...]] = {
+    "run": (RunConfig, RunOutput),
+    "sweep": (SweepConfig, SweepOutput),
+    "figs": (FigsConfig,),
+    "ls": (LsConfig,),
+    "export": (ExportConfig,),
+}
+"""The models whose fields are the options of each command; `all` takes from several of them."""
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -51,7 +62,16 @@ class Given:
         try:
             return model(**(chosen | more))
         except ValidationError as error:
-            raise UserError(first_error(error, (model,), self.label)) from None
+            line = first_error(error, (model,), self.label, self.values)
+            raise UserError(line + NO_AXIS * _is_list_for_one(model, error)) from None
+
+
+def _is_list_for_one(model: type[BaseModel], error: ValidationError) -> bool:
+    """Whether several values were given for a hyperparameter of a grid that is no axis of it."""
+    where, value = error.errors()[0]["loc"], error.errors()[0]["input"]
+    if model is not SweepConfig or not where or where[0] in AXES:
+        return False
+    return isinstance(value, (list, tuple)) or (isinstance(value, str) and "," in value)
 
 
 def fields_by_option(*models: type[BaseModel], without: Collection[str] = ()) -> list[tuple[str, FieldInfo]]:
@@ -59,28 +79,46 @@ def fields_by_option(*models: type[BaseModel], without: Collection[str] = ()) ->
     found: dict[str, FieldInfo] = {}
     for model in models:
         for name, field in model.model_fields.items():
-            option = option_name(name, field)
-            if option is not None and option not in without:
-                found.setdefault(option, field)
+            for k, option in enumerate(option_names(name, field)):
+                if option not in without:
+                    found.setdefault(option, field if k == 0 else _other(field))
     return list(found.items())
 
 
+def _other(field: FieldInfo) -> FieldInfo:
+    """A field as its second option describes it."""
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)
+    other = copy(field)
+    other.description = str(extra["also_help"])
+    return other
+
+
 def command_of(
-    *models: type[BaseModel], help: str, epilog: str = "", without: Collection[str] = ()
+    *models: type[BaseModel],
+    help: str,
+    epilog: str = "",
+    without: Collection[str] = (),
+    from_file: Collection[type[BaseModel]] = (),
 ) -> Callable[[Callable[[Given], int]], click.Command]:
-    """Decorator: a command with the options of the models and `--config`; the body gets what was `Given`."""
+    """Decorator: a command with the options of the models and `--config`; the body gets what was `Given`.
+
+    The keys of the models in `from_file` are read from a file too, though they are no options of the command.
+    """
     options = fields_by_option(*models, without=without)
+    readable = dict(fields_by_option(*models, *from_file, without=without))
 
     def decorate(body: Callable[[Given], int]) -> click.Command:
         def callback(config: str | None, **texts: Any) -> int:
             given = {name: text for name, text in texts.items() if text is not None and text != ()}
             typed = {name: _typed(dict(options)[name], name, text) for name, text in given.items()}
-            stored = _read_toml(config, [name for name, _ in options]) if config is not None else {}
-            from_file = frozenset(stored) - frozenset(typed)
-            return body(Given(stored | typed, config, from_file))
+            stored = _from_file(config, readable, typed) if config is not None else {}
+            return body(Given(stored | typed, config, frozenset(stored)))
 
         config = click.Option(
-            ["--config"], metavar="FILE.toml", help="Read any of the options below from a file; the command line wins."
+            ["--config"],
+            metavar="FILE.toml",
+            help="Read options from a file, which may hold those of other commands too; the command line wins.",
         )
         return ListCommand(
             name=None,
@@ -98,45 +136,6 @@ def command_of(
     return decorate
 
 
-class ListCommand(click.Command):
-    """Lists are accepted as `--seeds 42 43`, `--seeds 42,43` and repeated."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Turn the values that follow a list option into repetitions of it, then parse."""
-        options = [param for param in self.params if isinstance(param, click.Option)]
-        lists = {option.opts[0] for option in options if option.multiple and option.name not in _REPEATED}
-        return super().parse_args(ctx, _repeat_lists(args, lists))
-
-
-def _repeat_lists(args: Sequence[str], lists: Collection[str]) -> list[str]:
-    """`--seeds 42 43` as `--seeds 42,43`; a list option ends at the next option. Negative numbers are values."""
-    spread: list[str] = []
-    values: list[str] | None = None
-    for arg in [*args, "--"]:
-        is_option = arg.startswith("-") and not _is_number(arg)
-        if values is not None and not is_option:
-            values.append(arg)
-            continue
-        if values:
-            spread.append(",".join(values))
-        values = None
-        name, equals, value = arg.partition("=")
-        if "--" + name[2:].replace("-", "_") in lists and name.startswith("--"):
-            spread.append(name)
-            values = [value] if equals else []
-        else:
-            spread.append(arg)
-    return spread[:-1]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.split(",")[0])
-    except ValueError:
-        return False
-    return True
-
-
 def _is_list(name: str, field: FieldInfo) -> bool:
     return name in _LIST_TEXT or typing.get_origin(field_type(field)[0]) is tuple
 
@@ -144,8 +143,6 @@ def _is_list(name: str, field: FieldInfo) -> bool:
 def _click_option(name: str, field: FieldInfo) -> click.Option:
     bare, _ = field_type(field)
     text = f"{field.description}."
-    if name == "stop_grad":
-        return click.Option([f"--{name}/--no_{name}"], default=None, help=text + "  [default: on]")
     if name in _FLAGS:
         return click.Option([f"--{name}"], is_flag=True, default=None, help=text)
     if typing.get_origin(bare) is typing.Literal:
@@ -155,8 +152,10 @@ def _click_option(name: str, field: FieldInfo) -> click.Option:
         text += f"  [{allowed(field)}]" if name not in ("latent_spectrum",) else ""
     default = default_text(name, field)
     text += f"  [default: {default}]" if default else ""
+    if bare is bool:  # alone it means true
+        return click.Option([f"--{name}"], type=str, metavar=metavar, is_flag=False, flag_value="true", help=text)
     return click.Option(
-        [f"--{name}"], type=str, metavar=metavar, multiple=_is_list(name, field) or name in _REPEATED, help=text
+        [f"--{name}"], type=str, metavar=metavar, multiple=_is_list(name, field) or name in REPEATED, help=text
     )
 
 
@@ -176,12 +175,12 @@ def _typed(field: FieldInfo, name: str, text: Any) -> Any:
     bare, _ = field_type(field)
     if not isinstance(text, (str, tuple)):
         return text
-    if name in _REPEATED:
+    if name in REPEATED:
         return " and ".join(text)
     if isinstance(text, tuple):
-        parts = [part.strip() for one in text for part in one.split(",") if part.strip()]
-        if name in _LIST_TEXT:
-            return ",".join(parts)
+        parts = [word for one in text for part in one.split(",") for word in part.split()]
+        if name in _LIST_TEXT:  # blanks around a colon mean nothing, and join no numbers
+            return (" " if ":" in "".join(parts) else ",").join(parts)
         kinds = typing.get_args(bare)
         if Ellipsis in kinds:
             return tuple(_number(kinds[0], part) for part in parts)
@@ -200,11 +199,57 @@ def _number(kind: Any, text: str) -> Any:
     try:
         return kind(text)
     except (ValueError, InvalidOperation):
+        return _whole(text) if kind is int else text
+
+
+def _whole(text: str) -> Any:
+    """`1e3` as the whole number that it is; other text as it was."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
         return text
+    # beyond any bound: the digits are not written out
+    if not value.is_finite() or value.adjusted() > 30 or value != value.to_integral_value():
+        return text
+    return int(value)
+
+
+def _from_file(path: str, fields: Mapping[str, FieldInfo], typed: Collection[str]) -> dict[str, Any]:
+    """The values in a file that a command reads, but for those that the command line gives, by whatever name."""
+    known = dict(fields_by_option(*(model for models in COMMANDS.values() for model in models)))
+    content = _read_toml(path, known)
+    twins = [option_names(name, field) for name, field in RunConfig.model_fields.items()]
+    given = {*typed, *(name for names in twins if set(names) & set(typed) for name in names)}
+    _note_unused(path, [name for name in content if name not in fields], {*fields} & {*content, *typed}, fields)
+    return {name: _from_toml(fields[name], value) for name, value in content.items() if name in fields.keys() - given}
+
+
+def _note_unused(path: str, unused: Collection[str], given: Collection[str], known: Collection[str]) -> None:
+    """One line for keys of one run where a grid is computed, or the reverse, unless what takes their place is given."""
+    lost = {name: place_of(name, known, sign="") for name in unused if place_of(name, given, sign="") is None}
+    named = [name for name, place in lost.items() if place is not None]
+    places = dict.fromkeys(place for place in lost.values() if place is not None)
+    if named:
+        verb = "is" if len(named) == 1 else "are"
+        click.echo(f"note: {path}: {', '.join(named)} {verb} not used: {', '.join(places)}", err=True)
+
+
+def _from_toml(field: FieldInfo, value: Any) -> Any:
+    """A value of a file; TOML has no whole numbers with an exponent, so 1e3 comes as 1000.0."""
+    bare, _ = field_type(field)
+    if isinstance(value, list) and typing.get_origin(bare) is tuple:
+        kinds = [kind for kind in typing.get_args(bare) if kind is not Ellipsis]
+        kinds *= len(value) if len(kinds) == 1 else 1
+        return [_if_whole(*pair) for pair in zip(kinds, value, strict=True)] if len(kinds) == len(value) else value
+    return _if_whole(bare, value)
+
+
+def _if_whole(kind: Any, value: Any) -> Any:
+    return int(value) if without_none(kind)[0] is int and isinstance(value, float) and value.is_integer() else value
 
 
 def _read_toml(path: str, known: Collection[str]) -> dict[str, Any]:
-    """The options in a TOML file; `UserError` where it is none or names an option that the command does not have."""
+    """The options in a TOML file; `UserError` where it is none or names an option that no command has."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -217,10 +262,8 @@ def _read_toml(path: str, known: Collection[str]) -> dict[str, Any]:
         if isinstance(value, dict):
             raise UserError(f"{path}: {key!r} is a table: options stand at the top level, without tables")
         if name not in known:
-            if name == "tau" and "ema_m" in known:
-                raise UserError(f"{path}: unknown key 'tau': give ema_m = 1 - tau")
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "each key must be an option of the command"
+            hint = f"did you mean {near[0]!r}?" if near else "each key must be an option of a command"
             raise UserError(f"{path}: unknown key {key!r}: {hint}")
         if name in values:
             raise UserError(f"{path}: key {name!r} is given twice, once with dashes: must be given once")

@@ -57,10 +57,12 @@ _LAST_ROW = ("loss_pop", "loss_rel", "Hmax_exact", "W_excess", "W_Fro_raw", "BA_
 
 def _summary(record: RunRecord, path: Path) -> str:
     config, clips = record.config, record.clips
-    end = f"diverged at epoch {record.diverged_epoch}" if record.status == "diverged" else "completed"
+    end = f"completed: {config.epochs} epochs in"
+    if record.status == "diverged":
+        end = f"diverged at epoch {record.diverged_epoch} of {config.epochs}, after"
     lines = [
         f"wrote {path} ({len(record.epochs)} rows)",
-        f"{end}: {config.epochs} epochs in {record.wall_s:.2f} s on {config.backend}/{config.device}, {config.dtype}",
+        f"{end} {record.wall_s:.2f} s on {config.backend}/{config.device}, {config.dtype}",
     ]
     if config.lr_pred is None or config.lr_enc is None:
         lines.append(
