@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.config import RunConfig
+from byolsim.versions import versions
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class RunRecord:
     diverged_epoch : that epoch, else None.
     clips : steps at which a bound of the auto schedule was active.
     wall_s : this run's share of its group's wall time, in seconds.
+    versions : of the program and its libraries in the process that made the record.
     """
 
     config: RunConfig
@@ -42,3 +44,4 @@ class RunRecord:
     diverged_epoch: int | None
     clips: ClipCounts
     wall_s: float
+    versions: Mapping[str, str] = field(default_factory=versions)
