@@ -15,7 +15,7 @@ from byolsim.config import RunConfig, SweepConfig
 from byolsim.dispatch import Dispatch
 from byolsim.errors import UserError
 from byolsim.failures import FOLDER, clear_failure
-from byolsim.plan import Plan, plan_sweep
+from byolsim.plan import Plan, check_workers, plan_sweep
 from byolsim.pools import Here, Pool, Through, executor_size
 from byolsim.processes import Processes
 from byolsim.record import RunRecord
@@ -106,6 +106,7 @@ def sweep(
     UserError
         If the grid cannot be run or the folder cannot be written.
     """
+    check_workers(workers)
     count = workers or (executor_size(executor) if executor is not None else None)
     plan = plan_sweep(config, out_dir, workers=count, force=force, retry_failed=retry_failed, shard=shard)
     return carry_out(

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from byolsim.backends import get_backend
 from byolsim.backends.base import PER_RUN_FIELDS, LogBlock, second_moments_pay
 from byolsim.config import RunConfig
+from byolsim.doing import doing
 from byolsim.interrupts import deferred_interrupt
 from byolsim.metrics import METRICS, order_metrics, sampled_metrics
 from byolsim.order import OrderParameters
@@ -53,11 +54,13 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     warm_up(group[0])
     start = time.perf_counter()
     with threadpool_limits(1):
-        world = World.from_config(group[0])
+        with doing("making the world"):
+            world = World.from_config(group[0])
         epochs, parts = [], []
         for block in backend.simulate(world, group, progress):
             epochs.append(block.epochs)
-            parts.append(_columns(block, world))
+            with doing(f"metrics of {len(block.epochs)} logged epochs"):
+                parts.append(_columns(block, world))
     wall_s = (time.perf_counter() - start) / len(group)
     logged = np.concatenate(epochs)
     columns = {name: np.concatenate([part[name] for part in parts], axis=1) for name in METRICS}
@@ -77,7 +80,7 @@ def _warm_up(backend: Any, sampler: Any, form: Any, dtype: Any, by_moments: bool
         backend=backend, sampler=sampler, moments_form=form, dtype=dtype, device=device, d_latent=1, d_obs=5,
         latent_spectrum="flat:1", batch_size=6 if by_moments else 1, epochs=1,
     )  # fmt: skip
-    with deferred_interrupt():
+    with deferred_interrupt(), doing("compiling"):
         get_backend(backend).warm(tiny)
 
 

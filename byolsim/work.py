@@ -13,6 +13,7 @@ from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig
 from byolsim.errors import DiskFull, UserError
 from byolsim.failures import clear_failure
+from byolsim.interrupts import raise_again
 from byolsim.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
@@ -132,6 +133,7 @@ def compute(group: Sequence[RunConfig], progress: Progress) -> Iterator[list[Run
     except MemoryError as error:  # others may have held it: another day there is room
         results = [Failure(config, one_line(error), transient=True) for config in group]
     except Exception as error:  # whatever it is, it costs this group alone
+        raise_again()
         results = [Failure(config, one_line(error)) for config in group]
     if results:
         yield results

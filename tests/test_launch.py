@@ -9,15 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from typing import Any
 
 import pytest
 from cases import small
 
-from byolsim import dispatch, grid, launch, plan, processes, work
-from byolsim.cli.progress import _plain_lines
+from byolsim import dispatch, grid, launch, plan, processes, simulate, work
+from byolsim.cli import progress
+from byolsim.cli.progress import PlainLines
 from byolsim.config import RunConfig, SweepConfig
+from byolsim.doing import doing, now
 from byolsim.errors import DiskFull, UserError
 from byolsim.failures import clear_failure, failure_path
 from byolsim.grid import expand
@@ -358,10 +361,42 @@ def test_what_is_done_twice_is_counted_once():
 
 def test_plain_progress_is_one_line_per_30_seconds(capsys):
     now = [0.0]
-    advance = _plain_lines("byolsim sweep", 1000, lambda: now[0])
+    advance = PlainLines("byolsim sweep", 1000, lambda: now[0]).advance
     for second in range(0, 95, 5):
         now[0] = float(second)
         advance(10)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert lines[0] == "byolsim sweep: 7% of 1,000 steps, 399 s left"
+
+
+def test_a_single_long_step_shows_life(capsys):
+    now = [0.0]
+    lines = PlainLines("byolsim run", 1, lambda: now[0])
+    with doing("making the world"), doing("metrics of 2 logged epochs"):
+        for second in range(70):
+            now[0] = float(second)
+            lines.tick()
+    assert capsys.readouterr().err.splitlines() == [
+        "byolsim run: 0% of 1 steps, 30 s so far: metrics of 2 logged epochs",
+        "byolsim run: 0% of 1 steps, 60 s so far: metrics of 2 logged epochs",
+    ]
+
+
+def test_it_is_said_without_being_told_of_steps(capsys, monkeypatch):
+    """The library does not call while it computes a step: a thread looks at the clock."""
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "TICK_S", 0.001)
+    said = threading.Event()
+    monkeypatch.setattr(progress.PlainLines, "tick", lambda lines: said.set())
+    with progress.progress_bar("byolsim run", 1):
+        assert said.wait(60)
+
+
+def test_a_simulation_says_what_it_is_at(monkeypatch):
+    seen = []
+    columns = simulate._columns
+    monkeypatch.setattr(simulate, "_columns", lambda *block: (seen.append(now()), columns(*block))[1])
+    simulate.simulate_runs([small()])
+    assert seen == ["metrics of 7 logged epochs"]
+    assert now() == ""

@@ -7,6 +7,7 @@ that the command line, a TOML file and Python have one set of checks and one for
 from __future__ import annotations
 
 import difflib
+import stat
 import tomllib
 import typing
 from collections.abc import Callable, Collection, Sequence
@@ -28,6 +29,9 @@ _FLAGS = {"force", "retry_failed", "fail_fast", "workers_write", "dry_run", "use
 _LIST_TEXT = {"latent_spectrum"}
 _REPEATED = {"where"}
 """Text that may be given several times, each time with more that must hold."""
+
+CONFIG_BYTES = 10**6
+"""A TOML file that is larger is none for this program, and would take its time."""
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -206,7 +210,13 @@ def _number(kind: Any, text: str) -> Any:
 def _read_toml(path: str, known: Collection[str]) -> dict[str, Any]:
     """The options in a TOML file; `UserError` where it is none or names an option that the command does not have."""
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        file = Path(path)
+        status = file.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a device may have no end
+            raise UserError(f"--config {path!r} cannot be read: not a file")
+        if status.st_size > CONFIG_BYTES:
+            raise UserError(f"--config {path!r} is too large: must be at most {CONFIG_BYTES:,} bytes")
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--config {path!r} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors are ValueErrors
