@@ -85,6 +85,6 @@ def test_many_shards_cost_no_more_than_there_are_runs(monkeypatch):
 
 @pytest.mark.parametrize("workers", [-1, 0, 1.5, True, "2", 10**6])
 def test_a_number_of_workers_that_is_none_is_refused(workers, tmp_path):
-    with pytest.raises(UserError, match="workers = .* is not allowed: must be a whole number >= 1 and <= 4096"):
+    with pytest.raises(UserError, match=r"workers = .* is not allowed: must be a whole number >= 1 and <= 4096"):
         sweep(SweepConfig(), tmp_path, workers=workers)
     assert not list(tmp_path.iterdir())
