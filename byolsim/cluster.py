@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -49,13 +50,13 @@ def dask_executor(scheduler: str | None, workers: int) -> Iterator[Executor]:
 @contextmanager
 def _client(distributed: Any, scheduler: str | None, workers: int) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
+        if scheduler is not None:
+            _check_scheduler(distributed, scheduler)
         address = scheduler if scheduler is not None else stack.enter_context(_local_cluster(distributed, workers))
         try:
             client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"scheduler {scheduler!r} does not answer ({error}): must be the address of a running Dask scheduler"
-            ) from None
+            raise UserError(_no_answer(scheduler, error)) from None
         if scheduler is not None and not client.nthreads():
             warnings.warn(f"scheduler {scheduler} has no workers yet: the sweep waits for them", stacklevel=2)
         try:
@@ -63,6 +64,28 @@ def _client(distributed: Any, scheduler: str | None, workers: int) -> Iterator[A
         finally:
             with contextlib.suppress(Exception):
                 client.close(timeout=CLOSE_S)
+
+
+def _check_scheduler(distributed: Any, address: str) -> None:
+    """`UserError` unless a scheduler says who it is: a client waits for ever for one that accepts and is silent."""
+
+    async def identity() -> Any:
+        async with distributed.core.rpc(address, timeout=CONNECT_S) as scheduler:
+            return await scheduler.identity()
+
+    try:
+        kind = asyncio.run(asyncio.wait_for(identity(), CONNECT_S)).get("type")
+    except TimeoutError:
+        raise UserError(_no_answer(address, f"nothing is heard for {CONNECT_S:g} s")) from None
+    except Exception as error:  # an address that is none, a refused connection, another protocol
+        raise UserError(_no_answer(address, error)) from None
+    if kind != "Scheduler":
+        raise UserError(_no_answer(address, f"a {kind} does"))
+
+
+def _no_answer(scheduler: str | None, why: object) -> str:
+    reason = " ".join(str(why).split()) or type(why).__name__
+    return f"scheduler {scheduler!r} does not answer ({reason}): must be the address of a running Dask scheduler"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from byolsim.config import RunConfig, SweepConfig, round12
 from byolsim.errors import UserError
 from byolsim.simulate import group_key
 
+MAX_SHARDS = 10**6
 BALANCE = 1.1
 """How much more than the mean the costliest shard may cost before groups are cut."""
 
@@ -85,8 +86,10 @@ def shard_of(runs: Sequence[RunConfig], index: int, count: int) -> list[RunConfi
     UserError
         If there is no such part.
     """
-    if not 0 <= index < count:
-        raise UserError(f"shard = {index}/{count} is not allowed: must be I/N, whole numbers with 0 <= I < N")
+    if type(index) is not int or type(count) is not int or not 0 <= index < count <= MAX_SHARDS:
+        raise UserError(
+            f"shard = {index}/{count} is not allowed: must be I/N, whole numbers with 0 <= I < N <= {MAX_SHARDS}"
+        )
     groups = _groups(runs)
     mean = sum(map(group_cost, groups)) / count
     best: tuple[float, list[int]] = (math.inf, [])
@@ -111,13 +114,13 @@ def _cut(group: Sequence[RunConfig], parts: int) -> list[list[RunConfig]]:
 def _spread(pieces: Sequence[Sequence[RunConfig]], count: int) -> tuple[list[int], float]:
     """The part of each piece, the costliest pieces first to the part with the least so far; and the largest sum."""
     costs = [group_cost(piece) for piece in pieces]
-    loads = [(0.0, part) for part in range(count)]
+    loads = [(0.0, part) for part in range(min(count, len(pieces)))]  # the parts after these get nothing
     owners = [0] * len(pieces)
     for k in sorted(range(len(pieces)), key=lambda k: -costs[k]):
         load, part = heapq.heappop(loads)
         owners[k] = part
         heapq.heappush(loads, (load + costs[k], part))
-    return owners, max(loads)[0]
+    return owners, max(loads, default=(0.0, 0))[0]
 
 
 def group_cost(group: Sequence[RunConfig]) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from byolsim.backends import get_backend
@@ -14,7 +15,7 @@ from byolsim.config import RunConfig, SweepConfig
 from byolsim.dispatch import Dispatch
 from byolsim.errors import UserError
 from byolsim.failures import FOLDER, clear_failure
-from byolsim.plan import Plan, plan_sweep
+from byolsim.plan import Plan, check_workers, plan_sweep
 from byolsim.pools import Here, Pool, Through, executor_size
 from byolsim.processes import Processes
 from byolsim.record import RunRecord
@@ -24,7 +25,7 @@ from byolsim.store import check_place, exists, is_complete, run_path, save
 from byolsim.temporary import clear_leftovers, temporary_path
 from byolsim.threads import one_blas_thread
 from byolsim.tracking import log_run
-from byolsim.work import Outcome, Progress, Writer
+from byolsim.work import Outcome, Progress, Writer, unfailing
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run(
     check_rows([config])
     check_writable(out_dir)
     try:
-        (record,) = simulate_runs([config], progress)
+        (record,) = simulate_runs([config], unfailing(progress))
     except GroupTooLarge as error:
         raise UserError(f"{error}: lower batch_size, d_obs or hidden") from error
     save(record, path)
@@ -107,6 +108,7 @@ def sweep(
     UserError
         If the grid cannot be run or the folder cannot be written.
     """
+    check_workers(workers)
     count = workers or (executor_size(executor) if executor is not None else None)
     plan = plan_sweep(config, out_dir, workers=count, force=force, retry_failed=retry_failed, shard=shard)
     return carry_out(
@@ -140,12 +142,12 @@ def carry_out(
         warm_up(group[0])
     writer = Writer(plan.out_dir.absolute() if workers_write else plan.out_dir, plan.force, log_wandb)
     try:
-        with one_blas_thread(), _pool(plan, writer, progress, executor, limit, workers_write) as pool:
-            dispatch = Dispatch(pool, writer, fail_fast)
+        with one_blas_thread(), _pool(plan, writer, executor, limit, workers_write) as pool:
+            dispatch = Dispatch(pool, writer, fail_fast, unfailing(progress))
             dispatch.run(plan.todo)
     finally:
         clear_all_leftovers(plan.out_dir)
-    outcomes += dispatch.outcomes
+    outcomes += _still_there(dispatch.outcomes, plan.out_dir)
     if dispatch.stopped:
         ended = {outcome.run_id for outcome in outcomes}
         left = [run for group in plan.todo for run in group if run.run_id not in ended]
@@ -153,12 +155,25 @@ def carry_out(
     return SweepResult(outcomes, time.perf_counter() - start, dispatch.stopped)
 
 
-def _pool(
-    plan: Plan, writer: Writer, progress: Progress, executor: Executor | None, limit: int | None, workers_write: bool
-) -> Pool:
+def _pool(plan: Plan, writer: Writer, executor: Executor | None, limit: int | None, workers_write: bool) -> Pool:
     if executor is not None:
-        return Through(executor, limit, writer, progress, workers_write)
-    return Processes(plan.workers, writer, progress) if plan.workers > 1 else Here(writer, progress)
+        return Through(executor, limit, writer, workers_write)
+    return Processes(plan.workers, writer) if plan.workers > 1 else Here(writer)
+
+
+def _still_there(outcomes: Sequence[Outcome], out_dir: Path) -> list[Outcome]:
+    """Outcomes of the sweep; a run whose file somebody removed since is not complete."""
+    try:
+        names = {entry.name for entry in os.scandir(out_dir)}
+    except OSError:  # the whole folder is gone
+        names = set()
+    removed = "its file was removed while the sweep ran"
+    return [
+        outcome
+        if outcome.status == "failed" or outcome.path.name in names
+        else replace(outcome, status="failed", reason=removed, transient=True)
+        for outcome in outcomes
+    ]
 
 
 def _known(plan: Plan) -> list[Outcome]:

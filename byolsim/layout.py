@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import platform
 import typing
 from dataclasses import asdict
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from byolsim import __version__
 from byolsim.config import NUMERICS_VERSION, SCHEMA_VERSION, RunConfig
 from byolsim.describe import field_type
 from byolsim.metrics import METRICS
@@ -119,14 +115,5 @@ def _details(record: RunRecord) -> dict[str, Any]:
         "encoder_metrics": "exact"
         if config.enc == "linear" and config.pred == "linear"
         else "best linear fit, sampled",
-        "versions": _versions(),
+        "versions": dict(record.versions),
     }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {"byolsim": __version__, "python": platform.python_version()}
-    for name in ("numpy", "torch", "numba", "scipy", "pyarrow"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

@@ -9,11 +9,13 @@ from pathlib import Path
 from byolsim import rows
 from byolsim.backends import get_backend
 from byolsim.config import RunConfig, SweepConfig
+from byolsim.errors import UserError
 from byolsim.failures import lasting_failures
 from byolsim.grid import estimated_cost, expand, shard_of, tasks
 from byolsim.pools import available_cores
 from byolsim.store import is_complete, run_path
 
+MAX_WORKERS = 4096
 WORTH_PROCESSES = 4e10
 """Operations, about two seconds of one core, above which a sweep uses more than one process."""
 
@@ -66,8 +68,9 @@ def plan_sweep(
     Raises
     ------
     UserError
-        If a backend cannot run a configuration, or the shard is none.
+        If a backend cannot run a configuration, the shard is none, or the number of workers.
     """
+    check_workers(workers)
     backend = get_backend(config.backend)
     runs = [backend.resolve(run) for run in expand(config)]
     if shard is not None:
@@ -83,6 +86,12 @@ def plan_sweep(
     if todo:
         rows.check_rows(max(todo, key=len), min(count, len(todo)))
     return Plan(Path(out_dir), config, runs, todo, failed, min(count, len(todo)), force)
+
+
+def check_workers(workers: int | None) -> None:
+    """`UserError` for a number of workers that is none."""
+    if workers is not None and (type(workers) is not int or not 1 <= workers <= MAX_WORKERS):
+        raise UserError(f"workers = {workers!r} is not allowed: must be a whole number >= 1 and <= {MAX_WORKERS}")
 
 
 def _groups(pending: Sequence[RunConfig], workers: int) -> list[list[RunConfig]]:

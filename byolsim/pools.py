@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from types import TracebackType
 from typing import Any
 
-from byolsim import __version__
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
 from byolsim.record import RunRecord
-from byolsim.work import Failure, Outcome, Progress, Writer, compute, compute_and_store, one_line
+from byolsim.versions import code_id
+from byolsim.work import Failure, Outcome, Progress, Writer, checked, compute, compute_and_store, one_line
+
+ASK_EVERY_S = 5.0
+ANSWER_S = 60.0
+"""Seconds between questions to a scheduler, and after which one that does not answer counts as lost."""
 
 
 class WorkerDied(Exception):
@@ -26,6 +31,10 @@ class WorkerDied(Exception):
 
 class PoolBroken(Exception):
     """The pool takes no more groups."""
+
+
+class PoolLost(PoolBroken):
+    """Nothing will come back of the groups in hand either."""
 
 
 class Pool(ABC):
@@ -40,15 +49,15 @@ class Pool(ABC):
         """Groups in hand at a time, at most; `PoolBroken` if that can no longer be told."""
 
     @abstractmethod
-    def submit(self, group: Sequence[RunConfig]) -> Future[Any]:
-        """Take a group in hand; `PoolBroken` if that is no longer possible."""
+    def submit(self, group: Sequence[RunConfig], told: Progress) -> Future[Any]:
+        """Take a group in hand, which tells of its run-steps; `PoolBroken` if that is no longer possible."""
 
     @abstractmethod
     def outcomes(self, group: Sequence[RunConfig], future: Future[Any]) -> list[Outcome]:
         """What became of a group whose future is done; `WorkerDied`, or `PoolBroken`, or what else went wrong."""
 
     def report(self) -> None:
-        """Pass on what running groups have told of their progress."""
+        """Pass on what running groups have told of their progress; `PoolLost` where none will ever come back."""
         return
 
     def end(self) -> None:
@@ -74,13 +83,13 @@ class Here(Pool):
 
     size = 1
 
-    def __init__(self, writer: Writer, progress: Progress) -> None:
-        self.writer, self.progress = writer, progress
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
 
-    def submit(self, group: Sequence[RunConfig]) -> Future[Any]:
+    def submit(self, group: Sequence[RunConfig], told: Progress) -> Future[Any]:
         """Compute and store the group."""
         future: Future[list[Outcome]] = Future()
-        future.set_result(compute_and_store(group, self.writer, self.progress))
+        future.set_result(compute_and_store(group, self.writer, told))
         return future
 
     def outcomes(self, group: Sequence[RunConfig], future: Future[Any]) -> list[Outcome]:
@@ -96,27 +105,43 @@ class Through(Pool):
     share with this process.
     """
 
-    def __init__(
-        self, executor: Executor, limit: int | None, writer: Writer, progress: Progress, workers_write: bool = False
-    ) -> None:
-        self.executor, self.limit, self.writer, self.progress = executor, limit, writer, progress
+    def __init__(self, executor: Executor, limit: int | None, writer: Writer, workers_write: bool = False) -> None:
+        self.executor, self.limit, self.writer = executor, limit, writer
         self.workers_write = workers_write
         self.futures: set[Future[Any]] = set()
+        self.asked = time.monotonic()
 
     @property
     def size(self) -> int:
         """As many as the executor has workers now, or the limit."""
         try:
             return executor_size(self.executor, self.limit)
+        except TimeoutError as error:
+            raise PoolLost(_silent()) from error
         except Exception as error:  # Dask's scheduler is gone
             raise PoolBroken(f"the executor broke ({one_line(error)})") from error
 
-    def submit(self, group: Sequence[RunConfig]) -> Future[Any]:
-        """Hand the group to the executor."""
-        ids = [config.run_id for config in group]
-        call = (_compute_and_store, group, ids, self.writer) if self.workers_write else (_compute, group, ids)
+    def report(self) -> None:
+        """Ask Dask's scheduler now and then for a sign of life: one that is frozen leaves every future as it is."""
+        if dask_client(self.executor) is None or time.monotonic() - self.asked < ASK_EVERY_S:
+            return
         try:
-            future: Future[Any] = self.executor.submit(*call)
+            executor_size(self.executor)
+        except TimeoutError as error:
+            raise PoolLost(_silent()) from error
+        except Exception:
+            return  # it is gone, and says so of every future
+        finally:
+            self.asked = time.monotonic()
+
+    def submit(self, group: Sequence[RunConfig], told: Progress) -> Future[Any]:
+        """Hand the group to the executor, which has no way back for progress."""
+        ids = [config.run_id for config in group]
+        call: tuple[Any, ...] = (_compute, group, ids, code_id())
+        if self.workers_write:
+            call = (_compute_and_store, group, ids, code_id(), self.writer)
+        try:
+            future: Future[Any] = self.executor.submit(call[0], *call[1:])
         except Exception as error:
             raise PoolBroken(f"the executor takes no more work ({one_line(error)})") from error
         self.futures.add(future)
@@ -129,14 +154,14 @@ class Through(Pool):
             results = future.result()
         except (BrokenExecutor, CancelledError) as error:
             raise PoolBroken(f"the executor broke ({one_line(error)})") from error
+        except UserError as error:  # the worker's code is not this one: nor would it be for the next group
+            raise PoolBroken(str(error)) from error
         except Exception as error:
             # Dask's word for it, named here and not imported: its workers are replaced.
             if type(error).__name__ == "KilledWorker":
                 raise WorkerDied from error
             raise
-        outcomes: list[Outcome] = results if self.workers_write else self.writer.store(results)
-        self.progress(sum(config.epochs for config in group))
-        return outcomes
+        return self.writer.written(group, results) if self.workers_write else self.writer.store(checked(group, results))
 
     def end(self) -> None:
         """Cancel what waits; an executor has no way to end what runs."""
@@ -149,10 +174,20 @@ def executor_size(executor: Executor, limit: int | None = None) -> int:
 
     Dask's workers come and go, and one that dies fails each task that it was given: it never has more than one.
     """
-    client = getattr(executor, "_client", None)
+    client = dask_client(executor)
     if client is not None:
-        return max(1, min(len(client.nthreads()), limit or sys.maxsize))
+        workers = client.sync(client.scheduler.ncores, callback_timeout=ANSWER_S)
+        return max(1, min(len(workers), limit or sys.maxsize))
     return limit or getattr(executor, "_max_workers", None) or available_cores()
+
+
+def dask_client(executor: Executor) -> Any:
+    """The client behind one of Dask's executors, None for any other."""
+    return getattr(executor, "_client", None)
+
+
+def _silent() -> str:
+    return f"the scheduler has given no sign of life for {ANSWER_S:g} seconds; what is stored is kept"
 
 
 def available_cores() -> int:
@@ -160,20 +195,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compute(group: Sequence[RunConfig], ids: Sequence[str]) -> list[RunRecord | Failure]:
-    _check_version(group, ids)
+def _compute(group: Sequence[RunConfig], ids: Sequence[str], code: str) -> list[RunRecord | Failure]:
+    _check_code(group, ids, code)
     return [result for results in compute(group, _untold) for result in results]
 
 
-def _compute_and_store(group: Sequence[RunConfig], ids: Sequence[str], writer: Writer) -> list[Outcome]:
-    _check_version(group, ids)
+def _compute_and_store(group: Sequence[RunConfig], ids: Sequence[str], code: str, writer: Writer) -> list[Outcome]:
+    _check_code(group, ids, code)
     return compute_and_store(group, writer, _untold)
 
 
-def _check_version(group: Sequence[RunConfig], ids: Sequence[str]) -> None:
-    """A worker elsewhere must give a configuration the id, so the numbers, that the sender gives it."""
-    if [config.run_id for config in group] != list(ids):
-        raise UserError(f"the worker has byolsim {__version__}, which is not the version of the process that sent work")
+def _check_code(group: Sequence[RunConfig], ids: Sequence[str], code: str) -> None:
+    """A worker elsewhere must run the code of the sender, or its numbers may be others under the same id."""
+    if code_id() != code or [config.run_id for config in group] != list(ids):
+        raise UserError(f"a worker has {code_id()}, not the {code} of the process that sent work: install the same one")
 
 
 def _untold(run_steps: int) -> None:

@@ -1,6 +1,7 @@
 """Groups of runs over processes of our own: each worker trains a group and writes its files itself.
 
-A finished run is on disk before anybody is told of it.
+A finished run is on disk before anybody is told of it. Each process has a pipe of its own and shares nothing else, no
+lock and no semaphore: one that is killed stops nobody, and all of them killed at once leave nothing behind.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from typing import Any
@@ -23,7 +24,7 @@ from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.interrupts import ignored_interrupt
 from byolsim.pools import Pool, PoolBroken, WorkerDied
 from byolsim.threads import one_thread_each
-from byolsim.work import Outcome, Progress, Writer, compute_and_store
+from byolsim.work import Outcome, Progress, Writer, compute_and_store, one_line, unfailing
 
 STARTS = 3
 NO_START = "worker processes cannot start any more (out of memory?)"
@@ -32,7 +33,7 @@ REPORT_S = 0.2
 
 
 class Processes(Pool):
-    """Spawned worker processes. Each is a pool of its own, so one that dies names the group it died of.
+    """Spawned worker processes, each with a thread of this process that waits for it.
 
     Raises
     ------
@@ -40,18 +41,25 @@ class Processes(Pool):
         If no process can be started.
     """
 
-    def __init__(self, workers: int, writer: Writer, progress: Progress) -> None:
-        self.workers, self.writer, self.progress = workers, writer, progress
+    def __init__(self, workers: int, writer: Writer) -> None:
+        self.workers, self.writer = workers, writer
         context = multiprocessing.get_context("spawn")
+        self.threads = ThreadPoolExecutor(workers)
         self.slots: list[Slot] = []
         self.idle: list[Slot] = []
-        self.busy: dict[Future[Any], Slot] = {}
+        self.busy: dict[Future[Any], tuple[Slot, Progress]] = {}
         try:
             for _ in range(workers):
                 self.slots.append(Slot(context))
             for slot in self.slots:
                 slot.ready()
                 self.idle.append(slot)
+        except OSError as error:
+            self.end()
+            raise UserError(
+                f"{workers} worker processes cannot start ({error.strerror or error}): fewer workers, or a higher "
+                "limit on open files and processes (ulimit -n, -u)"
+            ) from error
         except BaseException:
             self.end()
             raise
@@ -61,78 +69,89 @@ class Processes(Pool):
         """One group a process."""
         return self.workers
 
-    def submit(self, group: Sequence[RunConfig]) -> Future[Any]:
+    def submit(self, group: Sequence[RunConfig], told: Progress) -> Future[Any]:
         """Give the group to an idle process."""
         slot = self.idle.pop()
         try:
-            future = slot.submit(_worker_task, group, self.writer)
-        except (BrokenProcessPool, UserError) as error:
+            if not slot.process.is_alive():
+                slot.restart()
+        except (OSError, UserError) as error:
             self.idle.append(slot)
             raise PoolBroken(NO_START) from error
-        self.busy[future] = slot
+        future = self.threads.submit(slot.do, group, self.writer)
+        self.busy[future] = slot, told
         return future
 
     def outcomes(self, group: Sequence[RunConfig], future: Future[Any]) -> list[Outcome]:
         """What the process found and stored; a dead process is replaced."""
-        slot = self.busy.pop(future)
+        slot, _ = self.busy.pop(future)
+        slot.reports.clear()
         try:
             outcomes: list[Outcome] = future.result()
-        except BrokenProcessPool:
+        except WorkerDied:
             try:
                 slot.restart()
-            except (BrokenProcessPool, UserError) as error:
+            except (OSError, UserError) as error:
                 raise PoolBroken(NO_START) from error
-            raise WorkerDied from None
+            raise
         finally:
             self.idle.append(slot)
         return outcomes
 
     def report(self) -> None:
         """Pass on what the processes have sent."""
-        for slot in self.slots:
-            for run_steps in slot.reports():
-                self.progress(run_steps)
+        for slot, told in self.busy.values():
+            while slot.reports:
+                told(slot.reports.popleft())
 
     def end(self) -> None:
         """End all processes now."""
         with ignored_interrupt():
             for slot in self.slots:
-                slot.kill()
+                with contextlib.suppress(AttributeError):  # it was never started
+                    slot.process.kill()
             self.close()
 
     def close(self) -> None:
         """Wait for the processes, idle or killed, to end."""
         for slot in self.slots:
-            slot.pool.shutdown(cancel_futures=True)
+            slot.let_go()
+        for slot in self.slots:
+            slot.close()
+        self.threads.shutdown()
 
 
 class Slot:
-    """One worker process: a pool of one, which can be replaced when its process dies.
+    """The place of one worker process, which can be replaced when it dies.
 
-    It reports through a pipe of its own: a process that is killed while it holds what others wait for stops them too.
+    Attributes
+    ----------
+    reports : run-steps that the process has told of, in the order in which they came.
     """
 
     def __init__(self, context: SpawnContext) -> None:
         self.context = context
+        self.reports: deque[int] = deque()
         self.start()
 
     def start(self) -> None:
         """Start the process; it ignores Ctrl-C from its first instruction on."""
-        self.reader, writer = self.context.Pipe(duplex=False)
-        self.pool = ProcessPoolExecutor(1, mp_context=self.context, initializer=_start_worker, initargs=(writer,))
-        with ignored_interrupt(), one_thread_each():
-            self.started = self.pool.submit(os.getpid)
-        writer.close()
-        self.processes = list(self.pool._processes.values())  # there is no public way to them
+        self.connection, theirs = self.context.Pipe()
+        self.process = self.context.Process(target=_work, args=(theirs,), daemon=True)
+        try:
+            with ignored_interrupt(), one_thread_each():
+                self.process.start()
+        finally:
+            theirs.close()
 
     def ready(self) -> None:
         """Wait until the process answers; one that dies before is started again."""
         for _ in range(STARTS):
             try:
-                self.started.result()
+                self.connection.recv()
                 return
-            except BrokenProcessPool:
-                self.pool.shutdown(wait=False)
+            except (EOFError, ConnectionError):
+                self.connection.close()
                 self.start()
         raise UserError(
             "worker processes cannot start: a script that calls sweep must be a file and do so under "
@@ -141,41 +160,49 @@ class Slot:
 
     def restart(self) -> None:
         """A new process in place of the dead one."""
-        self.pool.shutdown(wait=False)
-        self.reader.close()
+        self.process.join()
+        self.connection.close()
         self.start()
         self.ready()
 
-    def submit(self, *call: Any) -> Future[Any]:
-        """Give the process a task; one that died while it was idle is replaced."""
+    def do(self, group: Sequence[RunConfig], writer: Writer) -> list[Outcome]:
+        """Have the process compute and store a group; `WorkerDied` if it ended meanwhile."""
         try:
-            return self.pool.submit(*call)
-        except BrokenProcessPool:
-            self.restart()
-            return self.pool.submit(*call)
+            self.connection.send((group, writer))
+            while isinstance(answer := self.connection.recv(), int):
+                self.reports.append(answer)
+        except (EOFError, OSError):
+            raise WorkerDied from None
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        outcomes: list[Outcome] = answer
+        return outcomes
 
-    def reports(self) -> Iterator[int]:
-        """The run-steps that the process has told of since the last call."""
-        with contextlib.suppress(EOFError, OSError):  # it is dead
-            while self.reader.poll():
-                yield self.reader.recv()
+    def let_go(self) -> None:
+        """Let an idle process come to its end."""
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
 
-    def kill(self) -> None:
-        """End the process now."""
-        for process in self.processes:
-            process.kill()
-
-
-_reports: Any = None
+    def close(self) -> None:
+        """Wait for the process to end."""
+        with contextlib.suppress(ValueError, AssertionError):  # it was never started
+            self.process.join()
+        self.connection.close()
 
 
-def _start_worker(reports: Connection[int, int]) -> None:
-    """In a worker: leave Ctrl-C to the parent, end when it ends, and keep the pipe of progress reports."""
-    global _reports
+def _work(pipe: Connection[Any, Any]) -> None:
+    """In a worker: leave Ctrl-C to the parent, end when it ends, and do groups until there are no more.
+
+    The answers are numbers of run-steps and, at the end of a group, its outcomes or what went wrong.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _reports = reports
     show_warnings_as_lines()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    pipe.send(None)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        while (task := pipe.recv()) is not None:
+            group, writer = task
+            pipe.send(_done(group, writer, pipe))
 
 
 def _end_with_parent() -> None:
@@ -185,16 +212,17 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _worker_task(group: Sequence[RunConfig], writer: Writer) -> list[Outcome]:
+def _done(group: Sequence[RunConfig], writer: Writer, pipe: Connection[Any, Any]) -> list[Outcome] | str:
     unsent, last = 0, time.monotonic()
 
     def progress(run_steps: int) -> None:
         nonlocal unsent, last
         unsent += run_steps
         if time.monotonic() - last >= REPORT_S:
-            _reports.send(unsent)
+            pipe.send(unsent)
             unsent, last = 0, time.monotonic()
 
-    outcomes = compute_and_store(group, writer, progress)
-    _reports.send(unsent)
-    return outcomes
+    try:
+        return compute_and_store(group, writer, unfailing(progress))
+    except Exception as error:  # it costs this group alone
+        return one_line(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from byolsim.config import RunConfig
 from byolsim.metrics import has_collapsed
+from byolsim.versions import versions
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class RunRecord:
     diverged_epoch : that epoch, else None.
     clips : steps at which a bound of the auto schedule was active.
     wall_s : this run's share of its group's wall time, in seconds.
+    versions : of the program and its libraries in the process that made the record.
     """
 
     config: RunConfig
@@ -43,6 +45,7 @@ class RunRecord:
     diverged_epoch: int | None
     clips: ClipCounts
     wall_s: float
+    versions: Mapping[str, str] = field(default_factory=versions)
 
     @property
     def collapsed(self) -> bool:

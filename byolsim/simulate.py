@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from byolsim.backends import get_backend
 from byolsim.backends.base import PER_RUN_FIELDS, LogBlock, second_moments_pay
 from byolsim.config import RunConfig
+from byolsim.doing import doing
 from byolsim.interrupts import deferred_interrupt
 from byolsim.metrics import METRICS, order_metrics, sampled_metrics
 from byolsim.order import OrderParameters
@@ -55,7 +56,8 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     warm_up(group[0])
     start = time.perf_counter()
     with threadpool_limits(1):
-        world = World.from_config(group[0])
+        with doing("making the world"):
+            world = World.from_config(group[0])
         # Laid out once, not gathered in parts: of a long run the rows are most of what the process holds.
         rows = logged_rows(group[0])
         logged = np.empty(rows, dtype=np.int64)
@@ -64,7 +66,8 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
         for block in backend.simulate(world, group, progress):
             here = slice(done, done + len(block.epochs))
             logged[here] = block.epochs
-            found = _columns(block, world, group[0].dtype)
+            with doing(f"metrics of {len(block.epochs)} logged epochs"):
+                found = _columns(block, world, group[0].dtype)
             for name in METRICS:
                 columns[name][:, here] = found[name]
             done = here.stop
@@ -86,7 +89,7 @@ def _warm_up(backend: Any, sampler: Any, form: Any, dtype: Any, by_moments: bool
         backend=backend, sampler=sampler, moments_form=form, dtype=dtype, device=device, d_latent=1, d_obs=5,
         latent_spectrum="flat:1", batch_size=6 if by_moments else 1, epochs=1,
     )  # fmt: skip
-    with deferred_interrupt():
+    with deferred_interrupt(), doing("compiling"):
         get_backend(backend).warm(tiny)
 
 

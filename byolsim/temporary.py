@@ -35,11 +35,11 @@ def clear_leftovers(folder: Path) -> None:
     """Remove the temporary files whose writer has ended; those of other machines once they are an hour old."""
     for path in folder.glob(f"{PREFIX}*.tmp"):
         with contextlib.suppress(OSError):
-            if _writer_has_ended(path.name) or time.time() - path.stat().st_mtime > STALE_S:
+            if writer_has_ended(path.name) or time.time() - path.stat().st_mtime > STALE_S:
                 path.unlink()
 
 
-def _writer_has_ended(name: str) -> bool:
+def writer_has_ended(name: str) -> bool:
     """True only where it is certain: the writer was on this machine, and the process is gone."""
     match = _NAME.fullmatch(name)
     return match is not None and match["machine"] == _machine() and not _is_alive(int(match["pid"]))

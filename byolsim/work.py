@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config import RunConfig
 from byolsim.errors import DiskFull, UserError
 from byolsim.failures import clear_failure
+from byolsim.interrupts import raise_again
+from byolsim.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
 from byolsim.store import check_place, is_complete, read_info, run_path, save
@@ -44,10 +49,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that could not be computed, in place of its record."""
+    """A run that could not be computed, in place of its record; `transient` where the run is not to blame."""
 
     config: RunConfig
     reason: str
+    transient: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,22 @@ class Writer:
         """Write what `compute` gave, one outcome each; a file that another process wrote meanwhile is not touched."""
         return [self._store(result) for result in results]
 
+    def written(self, group: Sequence[RunConfig], outcomes: Any) -> list[Outcome]:
+        """What a worker elsewhere says that it wrote: believed of a run whose file is here, whole."""
+        said = {outcome.run_id: outcome for outcome in outcomes if isinstance(outcome, Outcome)}
+        return [self._written(config, said.get(config.run_id)) for config in group]
+
+    def _written(self, config: RunConfig, said: Outcome | None) -> Outcome:
+        path = self.path(config)
+        if said is not None and (said.status == "failed" or is_complete(path, config)):
+            return said
+        reason = "the worker says nothing of this run" if said is None else "the worker's file is not in this folder"
+        return Outcome(config.run_id, path, "failed", reason, transient=True)
+
     def _store(self, result: RunRecord | Failure) -> Outcome:
         config, path = result.config, self.path(result.config)
         if isinstance(result, Failure):
-            return Outcome(config.run_id, path, "failed", result.reason)
+            return Outcome(config.run_id, path, "failed", result.reason, transient=result.transient)
         try:
             if self.force:
                 save(result, path)
@@ -124,7 +142,10 @@ def compute(group: Sequence[RunConfig], progress: Progress) -> Iterator[list[Run
             )
     except GroupTooLarge as error:
         results = [Failure(group[0], one_line(error))] if len(group) == 1 else []
+    except MemoryError as error:  # others may have held it: another day there is room
+        results = [Failure(config, one_line(error), transient=True) for config in group]
     except Exception as error:  # whatever it is, it costs this group alone
+        raise_again()
         results = [Failure(config, one_line(error)) for config in group]
     if results:
         yield results
@@ -138,6 +159,48 @@ def compute(group: Sequence[RunConfig], progress: Progress) -> Iterator[list[Run
 def compute_and_store(group: Sequence[RunConfig], writer: Writer, progress: Progress) -> list[Outcome]:
     """Train a group and write its files."""
     return [outcome for results in compute(group, progress) for outcome in writer.store(results)]
+
+
+def checked(group: Sequence[RunConfig], results: Any) -> list[RunRecord | Failure]:
+    """What came back for a group from elsewhere: each result is that of its run, whole, or its run has failed."""
+    if not isinstance(results, list) or len(results) != len(group):
+        count = f"{len(results)} results" if isinstance(results, list) else "no list of results"
+        reason = f"{count} came back for a group of {len(group)}"
+        return [Failure(config, reason, transient=True) for config in group]
+    return [
+        result
+        if isinstance(result, RunRecord | Failure) and result.config == config and _is_whole(result)
+        else Failure(config, "what came back is not the record of this run", transient=True)
+        for config, result in zip(group, results, strict=True)
+    ]
+
+
+def _is_whole(result: RunRecord | Failure) -> bool:
+    """Whether a record has all columns, of one length."""
+    if isinstance(result, Failure):
+        return True
+    return set(result.columns) == set(METRICS) and {len(v) for v in result.columns.values()} == {len(result.epochs)}
+
+
+def unfailing(progress: Progress) -> Progress:
+    """`progress`, which may be anybody's, as it must be in the middle of a run: after its first error it is left alone.
+
+    Where that cannot be said either (standard error is closed), nothing is said.
+    """
+    asked = True
+
+    def tell(run_steps: int) -> None:
+        nonlocal asked
+        if not asked:
+            return
+        try:
+            progress(run_steps)
+        except Exception as error:
+            asked = False
+            with contextlib.suppress(Exception):
+                warnings.warn(f"progress is not shown any more ({one_line(error)})", stacklevel=2)
+
+    return tell
 
 
 def one_line(error: BaseException) -> str:

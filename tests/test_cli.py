@@ -125,7 +125,7 @@ def test_a_sweep_with_failed_runs_lists_them_and_exits_1(byolsim, monkeypatch):
     simulate = work.simulate_runs
 
     def fails(group, progress):
-        raise MemoryError("Unable to allocate 1 TiB")
+        raise ArithmeticError("Unable to allocate 1 TiB")
 
     monkeypatch.setattr(work, "simulate_runs", fails)
     code, out, err = byolsim(f"sweep {GRID}")
@@ -134,7 +134,7 @@ def test_a_sweep_with_failed_runs_lists_them_and_exits_1(byolsim, monkeypatch):
     assert lines[0].startswith("6 runs in runs_parquet: 0 completed, 0 diverged, 0 already there, 6 failed; ")
     assert lines[1].split() == ["run", "seed", "batch_size", "tau", "lr_pred", "lr_enc", "reason"]
     assert len(lines) == 9
-    assert all(line.endswith("  MemoryError: Unable to allocate 1 TiB") for line in lines[2:8])
+    assert all(line.endswith("  ArithmeticError: Unable to allocate 1 TiB") for line in lines[2:8])
     monkeypatch.setattr(work, "simulate_runs", simulate)
     code, out, _ = byolsim(f"sweep {GRID}")
     assert code == 1, "reported until somebody asks for another try"

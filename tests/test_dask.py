@@ -8,11 +8,13 @@ import shlex
 import signal
 import socket
 import sys
+from concurrent.futures import Executor, Future
+from types import SimpleNamespace
 
 import pytest
 from sweeps import DEADLINE_S, LONG, contents, cpu_seconds, ended, files, grid, session, start, until, workers_of
 
-from byolsim import cluster, launch
+from byolsim import cluster, launch, pools
 from byolsim.cli import main
 from byolsim.config import SweepConfig
 from byolsim.pools import executor_size
@@ -119,3 +121,53 @@ def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch, capsys):
     assert line.startswith(f"byolsim: scheduler '{address}' does not answer (")
     assert line.endswith("): must be the address of a running Dask scheduler\n")
     assert not list(tmp_path.iterdir())
+
+
+@needs_dask
+def test_a_scheduler_that_accepts_and_is_silent(tmp_path, monkeypatch, capsys):
+    """As one whose process is stopped: the system takes connections for it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        line = refused(capsys, f"sweep --epochs 2 --scheduler {address}")
+    assert line.startswith(f"byolsim: scheduler '{address}' does not answer (")
+    assert not list(tmp_path.iterdir())
+
+
+@needs_dask
+@pytest.mark.parametrize("address", ["tcp://a:b:1", "tcp://[::1:80", "tcp://127.0.0.1:99999"])
+def test_an_address_that_is_none(tmp_path, monkeypatch, capsys, address):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
+    line = refused(capsys, f"sweep --epochs 2 --scheduler {address}")
+    assert f"scheduler '{address}' " in line
+    assert "must be " in line
+
+
+class Frozen(Executor):
+    """Dask's executor on a scheduler that takes work and then gives no sign of life."""
+
+    def __init__(self):
+        self._client = SimpleNamespace(sync=self.sync, scheduler=SimpleNamespace(ncores=None))
+        self.given = []
+
+    def sync(self, question, callback_timeout):
+        if self.given:
+            raise TimeoutError
+        return {"worker": 1}
+
+    def submit(self, *call):
+        self.given.append(Future())
+        return self.given[-1]
+
+
+def test_a_scheduler_that_falls_silent_ends_the_sweep(tmp_path, monkeypatch):
+    """The one group in hand, of 20 runs, is given up; nothing is recorded that would not be tried again."""
+    monkeypatch.setattr(pools, "ASK_EVERY_S", 0.0)
+    config, executor = SweepConfig(epochs=2), Frozen()
+    result = launch.sweep(config, tmp_path, executor=executor)
+    assert result.stopped == "the scheduler has given no sign of life for 60 seconds; what is stored is kept"
+    assert (len(result.outcomes), result.count("failed"), result.count("left")) == (80, 20, 60)
+    assert all(future.cancelled() for future in executor.given)
+    assert launch.sweep(config, tmp_path, workers=1).count("completed") == 80

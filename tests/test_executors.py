@@ -6,16 +6,18 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from cases import small
 
-from byolsim import launch
+from byolsim import launch, versions
 from byolsim.config import SweepConfig
 from byolsim.errors import UserError
 from byolsim.failures import failure_path
 from byolsim.grid import expand
-from byolsim.store import read_columns, schema
+from byolsim.store import read_columns, read_info, schema
 
 GRID: dict[str, Any] = {
     "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 8, "log_every": 4, "seeds": (1, 2, 3),
@@ -76,15 +78,91 @@ class Serial(Executor):
         return future
 
 
-def test_a_worker_of_another_version_is_refused(config, tmp_path):
-    class Older(Serial):
-        def submit(self, function, group, ids, *more):
-            return super().submit(function, group, ["0" * 12 for _ in ids], *more)
+@pytest.mark.parametrize("workers_write", [False, True])
+@pytest.mark.parametrize("other", ["another version", "other sources"])
+def test_a_worker_with_other_code_is_refused(config, tmp_path, other, workers_write):
+    """Also one of the same version: a changed line may change numbers, and the id would not say so."""
 
-    result = launch.sweep(config, tmp_path, executor=Older())
-    assert result.count("failed") == 36
-    assert all("not the version of the process that sent work" in o.reason for o in result.outcomes)
+    class Other(Serial):
+        def submit(self, function, group, ids, code, *more):
+            if other == "another version":
+                return super().submit(function, group, ["0" * 12 for _ in ids], code, *more)
+            return super().submit(function, group, ids, code.replace("sources ", "sources 0"), *more)
+
+    result = launch.sweep(config, tmp_path, executor=Other(), workers_write=workers_write)
+    assert result.stopped.startswith("a worker has byolsim ")
+    assert "of the process that sent work: install the same one" in result.stopped
+    assert (result.count("completed"), result.count("failed"), result.count("left")) == (0, 12, 24), (
+        "what is in hand, and no more"
+    )
     assert not list(tmp_path.glob("*.parquet"))
+    assert launch.sweep(config, tmp_path, workers=1).count("completed") == 36, "no run is to blame"
+
+
+def test_a_change_of_any_source_changes_its_name(tmp_path, monkeypatch):
+    (tmp_path / "part").mkdir()
+    for name in ("versions.py", "part/b.py"):
+        (tmp_path / name).write_text("a = 1\n")
+    monkeypatch.setattr(versions, "__file__", str(tmp_path / "versions.py"))
+    name = versions.code_id.__wrapped__()
+    assert versions.code_id.__wrapped__() == name
+    (tmp_path / "part" / "b.py").write_text("a = 2\n")
+    changed = versions.code_id.__wrapped__()
+    (tmp_path / "part" / "b.py").write_text("a = 1\n")
+    (tmp_path / "part" / "b.py").rename(tmp_path / "c.py")
+    assert len({name, changed, versions.code_id.__wrapped__()}) == 3
+
+
+def test_a_file_names_the_versions_of_the_process_that_computed(config, tmp_path):
+    class Elsewhere(Serial):
+        """Workers with another library."""
+
+        def submit(self, *call):
+            future = super().submit(*call)
+            for record in future.result():
+                object.__setattr__(record, "versions", {"numpy": "0.0.1"})
+            return future
+
+    launch.sweep(config, tmp_path, executor=Elsewhere())
+    details = [read_info(path).details for path in tmp_path.glob("*.parquet")]
+    assert {tuple(one["versions"].items()) for one in details} == {(("numpy", "0.0.1"),)}
+    launch.run(small(), tmp_path / "here")
+    (path,) = (tmp_path / "here").iterdir()
+    assert read_info(path).details["versions"] == versions.versions()
+
+
+def test_what_comes_back_must_be_what_was_sent(config, tmp_path):
+    """Records of other runs, too few, without a column, or none at all: the runs failed, and are not to blame."""
+
+    class Wrong(Serial):
+        def submit(self, *call):
+            future = super().submit(*call)
+            records = future.result()
+            seed, n = call[1][0].seed, call[1][0].batch_size
+            if seed == 1:
+                records[:] = [*records[1:], records[0]]
+            elif (seed, n) == (2, 3):
+                records.pop()
+            elif (seed, n) == (2, 5):
+                records[0] = replace(records[0], columns={"loss": records[0].columns["loss"]})
+            elif (seed, n) == (3, 3):
+                future = Future()
+                future.set_result(None)
+            return future
+
+    result = launch.sweep(config, tmp_path, executor=Wrong())
+    assert (result.count("completed"), result.count("failed")) == (5 + 6, 25)
+    assert launch.sweep(config, tmp_path, workers=1).count("completed") == 25
+
+
+def test_workers_that_write_elsewhere_are_found_out(config, tmp_path):
+    class Elsewhere(Serial):
+        def submit(self, function, group, ids, code, writer):
+            return super().submit(function, group, ids, code, replace(writer, out_dir=tmp_path / "elsewhere"))
+
+    result = launch.sweep(config, tmp_path / "here", executor=Elsewhere(), workers_write=True)
+    assert result.count("failed") == 36
+    assert {outcome.reason for outcome in result.outcomes} == {"the worker's file is not in this folder"}
 
 
 class KilledWorker(ValueError):

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures.process import BrokenProcessPool
+import threading
+import warnings
 from typing import Any
 
 import pytest
 from cases import small
 
-from byolsim import dispatch, grid, launch, plan, processes, work
-from byolsim.cli.progress import _plain_lines
+from byolsim import dispatch, grid, launch, plan, processes, simulate, work
+from byolsim.cli import progress
+from byolsim.cli.progress import PlainLines
 from byolsim.config import RunConfig, SweepConfig
+from byolsim.doing import doing, now
 from byolsim.errors import DiskFull, UserError
 from byolsim.failures import clear_failure, failure_path
 from byolsim.grid import expand
+from byolsim.meter import Meter
 from byolsim.store import is_complete, run_path
 from byolsim.temporary import clear_leftovers, temporary_path
 
@@ -65,7 +69,7 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
 
     def fails_for_seed_1(group, progress):
         if group[0].seed == 1:
-            raise MemoryError("Unable to allocate 1 TiB")
+            raise ArithmeticError("what nobody foresaw")
         return simulate(group, progress)
 
     monkeypatch.setattr(work, "simulate_runs", fails_for_seed_1)
@@ -75,7 +79,7 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
     for run in failed:
         record = json.loads(failure_path(tmp_path, run).read_text())
         assert record["run_id"] == run.run_id
-        assert record["reason"] == "MemoryError: Unable to allocate 1 TiB"
+        assert record["reason"] == "ArithmeticError: what nobody foresaw"
         assert RunConfig(**record["config"]) == run
     monkeypatch.setattr(work, "simulate_runs", simulate)
     again = launch.sweep(config, tmp_path, workers=1)
@@ -83,6 +87,61 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
     assert {outcome.reason for outcome in again.outcomes if outcome.status == "failed"} == {record["reason"]}
     assert launch.sweep(config, tmp_path, workers=1, retry_failed=True).count("completed") == 6
     assert not list(tmp_path.rglob("*failed*")), "a success clears the record of the failure"
+
+
+def test_a_want_of_memory_is_no_fault_of_the_run(config, tmp_path, monkeypatch):
+    def full(group, progress):
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "simulate_runs", full)
+        assert launch.sweep(config, tmp_path, workers=1).count("failed") == 12
+    assert launch.sweep(config, tmp_path, workers=1).count("completed") == 12, "all are tried again"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError("I/O operation on closed file"), RuntimeError])
+def test_progress_that_cannot_be_shown_costs_nothing(config, tmp_path, workers, error):
+    calls = []
+
+    def progress(run_steps):
+        calls.append(run_steps)
+        raise error
+
+    with pytest.warns(UserWarning, match="progress is not shown any more"):
+        result = launch.sweep(config, tmp_path, workers=workers, progress=progress)
+    assert (result.count("completed"), len(calls)) == (12, 1), "it is not asked again"
+    with pytest.warns(UserWarning, match="progress is not shown any more"):
+        assert launch.run(small(), tmp_path, progress=progress)[1] is not None
+
+
+def test_nor_does_a_warning_that_cannot_be_shown(config, tmp_path, monkeypatch):
+    """Standard error is a closed pipe: neither the progress nor the reason why it ends can be printed."""
+
+    def broken(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(warnings, "showwarning", broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert launch.sweep(config, tmp_path, workers=1, progress=broken).count("completed") == 12
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_that_is_removed_in_the_middle_of_a_sweep_is_not_counted(config, tmp_path, monkeypatch, whole):
+    """After the last group one file, or the whole folder, is gone."""
+    folder = tmp_path / "runs"
+    dispatched = dispatch.Dispatch.run
+
+    def then_remove(self, groups):
+        dispatched(self, groups)
+        shutil.rmtree(folder) if whole else next(folder.glob("*.parquet")).unlink()
+
+    monkeypatch.setattr(dispatch.Dispatch, "run", then_remove)
+    result = launch.sweep(config, folder, workers=1)
+    lost = [outcome for outcome in result.outcomes if outcome.status == "failed"]
+    assert (len(lost), result.count("completed")) == ((12, 0) if whole else (1, 11))
+    assert {outcome.reason for outcome in lost} == {"its file was removed while the sweep ran"}
 
 
 def unwritable(config, monkeypatch, error):
@@ -184,10 +243,11 @@ def test_after_a_death_what_is_stored_counts_and_the_rest_is_halved(config, tmp_
 def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     """SIGKILL of one of two workers in the middle of its group: everything is computed all the same."""
     grid = SweepConfig(**(GRID | {"epochs": 60_000, "log_every": 20_000}))
-    killed = []
+    killed, steps = [], []
 
     def kill_one_worker(run_steps):
-        if not killed and run_steps:
+        steps.append(run_steps)
+        if not killed:
             killed.append(multiprocessing.active_children()[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
@@ -195,20 +255,19 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     assert killed
     assert (result.count("completed"), result.count("failed")) == (12, 0)
     assert len(list(tmp_path.iterdir())) == 12
+    assert sum(steps) == 12 * 60_000, "what is done again is not counted again"
+    assert min(steps) > 0
 
 
-def test_a_worker_that_dies_while_it_is_idle_is_replaced():
-    context = multiprocessing.get_context("spawn")
-    slot = processes.Slot(context)
-    slot.ready()
-    (process,) = slot.processes
-    process.kill()
-    process.join()
-    with contextlib.suppress(BrokenProcessPool):
-        slot.pool.submit(os.getpid).result()  # the pool may need to be told
-    assert slot.submit(os.getpid).result() == slot.processes[0].pid != process.pid
-    slot.kill()
-    slot.pool.shutdown()
+def test_a_worker_that_dies_while_it_is_idle_is_replaced(config, tmp_path):
+    with processes.Processes(1, work.Writer(tmp_path)) as pool:
+        (slot,) = pool.slots
+        slot.process.kill()
+        slot.process.join()
+        group = expand(config)[:2]
+        outcomes = pool.outcomes(group, pool.submit(group, lambda run_steps: None))
+        assert [outcome.status for outcome in outcomes] == ["completed", "completed"]
+    assert not multiprocessing.active_children()
 
 
 def test_old_temporary_files_are_removed(tmp_path):
@@ -282,12 +341,62 @@ def test_progress_reaches_the_total(config, tmp_path):
         assert sum(steps) == 12 * 8
 
 
+def test_what_is_done_twice_is_counted_once():
+    """A group of 100 steps tells of 60 and is lost with its worker; one of its halves had been stored."""
+    said: list[int] = []
+    meter = Meter(said.append)
+    other, group = meter.part(100), meter.part(100)
+    group(60)
+    group.end(50)
+    again = meter.part(50)
+    again(10)
+    assert said == [60], "it has to catch up first"
+    again(50)
+    other(10)
+    assert said == [60, 40, 10]
+    again.end(50)
+    other.end(100)
+    assert sum(said) == 200
+
+
 def test_plain_progress_is_one_line_per_30_seconds(capsys):
     now = [0.0]
-    advance = _plain_lines("byolsim sweep", 1000, lambda: now[0])
+    advance = PlainLines("byolsim sweep", 1000, lambda: now[0]).advance
     for second in range(0, 95, 5):
         now[0] = float(second)
         advance(10)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert lines[0] == "byolsim sweep: 7% of 1,000 steps, 399 s left"
+
+
+def test_a_single_long_step_shows_life(capsys):
+    now = [0.0]
+    lines = PlainLines("byolsim run", 1, lambda: now[0])
+    with doing("making the world"), doing("metrics of 2 logged epochs"):
+        for second in range(70):
+            now[0] = float(second)
+            lines.tick()
+    assert capsys.readouterr().err.splitlines() == [
+        "byolsim run: 0% of 1 steps, 30 s so far: metrics of 2 logged epochs",
+        "byolsim run: 0% of 1 steps, 60 s so far: metrics of 2 logged epochs",
+    ]
+
+
+def test_it_is_said_without_being_told_of_steps(capsys, monkeypatch):
+    """The library does not call while it computes a step: a thread looks at the clock."""
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "TICK_S", 0.001)
+    said = threading.Event()
+    monkeypatch.setattr(progress.PlainLines, "tick", lambda lines: said.set())
+    with progress.progress_bar("byolsim run", 1):
+        assert said.wait(60)
+
+
+def test_a_simulation_says_what_it_is_at(monkeypatch):
+    seen = []
+    columns = simulate._columns
+    monkeypatch.setattr(simulate, "_columns", lambda *block: (seen.append(now()), columns(*block))[1])
+    simulate.simulate_runs([small()])
+    assert seen == ["metrics of 7 logged epochs"]
+    assert now() == ""

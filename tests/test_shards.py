@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from byolsim import grid
 from byolsim.config import SweepConfig
 from byolsim.errors import UserError
 from byolsim.grid import estimated_cost, expand, shard_of
@@ -67,6 +68,23 @@ def test_more_shards_than_runs(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_shard_that_is_none_is_refused():
-    with pytest.raises(UserError, match="shard = 3/3 is not allowed: must be I/N"):
-        plan_sweep(SweepConfig(), shard=(3, 3))
+@pytest.mark.parametrize("shard", [(3, 3), (-1, 2), (0, 10**9), (0.5, 2), (0, 2.0), (True, 2), ("0", "2")])
+def test_a_shard_that_is_none_is_refused(shard):
+    with pytest.raises(UserError, match=r"shard = .*/.* is not allowed: must be I/N, whole numbers"):
+        plan_sweep(SweepConfig(), shard=shard)
+
+
+def test_many_shards_cost_no_more_than_there_are_runs(monkeypatch):
+    """One part of a million, of a grid of 80 runs: no list of a million parts is made."""
+    heaps = []
+    pop = grid.heapq.heappop
+    monkeypatch.setattr(grid.heapq, "heappop", lambda heap: (heaps.append(len(heap)), pop(heap))[1])
+    assert shard_of(expand(SweepConfig()), 10**6 - 1, 10**6) == []
+    assert max(heaps) <= 80
+
+
+@pytest.mark.parametrize("workers", [-1, 0, 1.5, True, "2", 10**6])
+def test_a_number_of_workers_that_is_none_is_refused(workers, tmp_path):
+    with pytest.raises(UserError, match=r"workers = .* is not allowed: must be a whole number >= 1 and <= 4096"):
+        sweep(SweepConfig(), tmp_path, workers=workers)
+    assert not list(tmp_path.iterdir())

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from byolsim import __version__
+from byolsim.cli.terminal import standard_streams
 from byolsim.errors import UserError, show_warnings_as_lines
-from byolsim.interrupts import Terminated, exit_on_sigterm
+from byolsim.interrupts import SIGNALS, came, end_at_once, end_by_exception, interrupted_line, kept_handlers
 
 _COMMANDS = {
     "run": "Train one model and store its trajectory.",
@@ -40,11 +40,13 @@ class LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
+        """Import one command; from then on a signal comes as an exception."""
         if cmd_name not in _COMMANDS:
             return None
         command = import_module(f"byolsim.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
+        if ctx.obj is not None:
+            end_by_exception(ctx.obj)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -68,58 +70,65 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Exit code 0, 1 where a run failed, 2 and one line for a mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    exit_on_sigterm()
-    show_warnings_as_lines()
-    typed = sys.argv[1:] if args is None else args
-    if not typed:
-        _stop(f"no command is given: must be one of {', '.join(_COMMANDS)}", 2)
-    try:
-        code = cli.main(args=args, prog_name="byolsim", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.ClickException as error:
+    typed = list(sys.argv[1:] if args is None else args)
+
+    def line() -> str:
+        return interrupted_line(typed)
+
+    with kept_handlers(), standard_streams():
+        try:
+            end_at_once(line)
+            show_warnings_as_lines()
+            if not typed:
+                _stop(f"no command is given: must be one of {', '.join(_COMMANDS)}", 2)
+            code = cli.main(args=typed, prog_name="byolsim", standalone_mode=False, obj=line)
+            sys.stdout.flush()
+            sys.exit(code if isinstance(code, int) else 0)
+        except BaseException as error:
+            number = came() or (signal.SIGINT if _is_interrupt(error) else None)
+            if number is not None:
+                for other in SIGNALS:  # one was enough
+                    signal.signal(other, signal.SIG_IGN)
+                _stop(line(), 128 + number, whole=True)
+            _explain(error)
+            raise
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C is the cause; click makes an error of its own of it, and of the end of a file."""
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
+
+
+def _explain(error: BaseException) -> None:
+    """End with one line and exit code 2, or 1 where nobody reads; come back where there is nothing to explain."""
+    if isinstance(error, click.ClickException):
         message = error.format_message()
         known = f" must be one of {', '.join(_COMMANDS)}" if message.startswith("No such command") else ""
         _stop(message + known, 2)
-    except UserError as error:
+    if isinstance(error, UserError):
         _stop(str(error), 2)
-    except MemoryError:
+    if isinstance(error, MemoryError):
         _stop("not enough memory for these shapes: lower batch_size, d_obs or d_latent", 2)
-    except OSError as error:
-        closed_early = isinstance(error, BrokenPipeError)  # as `head` does: there is nothing to tell anyone
-        # What standard output still holds cannot be written either: let the interpreter drop it at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if closed_early:
-            sys.exit(1)
-        _stop(f"cannot write the output: {error.strerror or error}", 2)
-    except (KeyboardInterrupt, click.Abort):
-        _stop_interrupted(typed, 130)
-    except Terminated:
-        _stop_interrupted(typed, 143)
-    except Exception as error:
-        # Compiled libraries turn a Ctrl-C in one of their callbacks into an error of their own.
-        if "KeyboardInterrupt" in f"{error!r}{error.__cause__!r}{error.__context__!r}":
-            _stop_interrupted(typed, 130)
-        raise
+    if isinstance(error, OSError):
+        _explain_system(error)
 
 
-def _stop_interrupted(typed: Sequence[str], code: int) -> NoReturn:
-    """Say what is kept, and the line that goes on from there, as it was typed but for `--force`, which would not."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # one was enough
-        signal.signal(number, signal.SIG_IGN)
-    rest = [word for word in typed if word != "--force"]
-    if rest[0] not in ("run", "sweep", "all"):
-        _stop("interrupted", code)
-    program = f"{Path(sys.executable).name} -m byolsim" if Path(sys.argv[0]).name == "__main__.py" else "byolsim"
-    line = f"interrupted; finished runs are kept. To compute what is missing: {program} {shlex.join(rest)}"
-    print(f"byolsim: {line}", file=sys.stderr)
-    sys.exit(code)
+def _explain_system(error: OSError) -> NoReturn:
+    """End with what the system said."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        _stop("too many open files: fewer workers, or a higher limit (ulimit -n)", 2)
+    # What standard output still holds may not be written either: let the interpreter drop it at exit.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # as `head` does: there is nothing to tell anyone
+        sys.exit(1)
+    what = repr(error.filename) if error.filename else "the output"
+    _stop(f"cannot write {what}: {error.strerror or error}", 2)
 
 
-def _stop(message: str, code: int) -> NoReturn:
+def _stop(message: str, code: int, whole: bool = False) -> NoReturn:
     line = " ".join(message.split())
-    if len(line) > LONGEST_LINE:
+    if len(line) > LONGEST_LINE and not whole:
         line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
     # in escapes what a terminal cannot show, or would obey
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

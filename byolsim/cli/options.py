@@ -7,6 +7,7 @@ that the command line, a TOML file and Python have one set of checks and one for
 from __future__ import annotations
 
 import difflib
+import stat
 import tomllib
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -39,6 +40,9 @@ COMMANDS: dict[str, tuple[type[BaseModel], ...]] = {
     "export": (ExportConfig,),
 }
 """The models whose fields are the options of each command; `all` takes from several of them."""
+
+CONFIG_BYTES = 10**6
+"""A TOML file that is larger is none for this program, and would take its time."""
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -251,7 +255,13 @@ def _if_whole(kind: Any, value: Any) -> Any:
 def _read_toml(path: str, known: Collection[str]) -> dict[str, Any]:
     """The options in a TOML file; `UserError` where it is none or names an option that no command has."""
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        file = Path(path)
+        status = file.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a device may have no end
+            raise UserError(f"--config {path!r} cannot be read: not a file")
+        if status.st_size > CONFIG_BYTES:
+            raise UserError(f"--config {path!r} is too large: must be at most {CONFIG_BYTES:,} bytes")
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--config {path!r} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors are ValueErrors

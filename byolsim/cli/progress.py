@@ -3,43 +3,85 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from byolsim.doing import now as doing_now
+
 PLAIN_EVERY_S = 30.0
+TICK_S = 1.0
 
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more of `total` steps are done."""
+    """A function that is told how many more of `total` steps are done; it shows life also while it is told nothing."""
     if sys.stderr.isatty():
         yield from _rich_bar(title, total)
-    else:
-        yield _plain_lines(title, total, time.monotonic)
+        return
+    lines = PlainLines(title, total, time.monotonic)
+    ended = threading.Event()
+    ticks = threading.Thread(target=_tick, args=(lines, ended), daemon=True)
+    ticks.start()
+    try:
+        yield lines.advance
+    finally:
+        ended.set()
 
 
 def _rich_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    class Doing(ProgressColumn):
+        """What is done at the moment."""
+
+        def render(self, task: Task) -> Text:
+            return Text(doing_now())
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, Doing(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda steps: bar.advance(task, steps)
 
 
-def _plain_lines(title: str, total: int, clock: Callable[[], float]) -> Callable[[int], None]:
-    start = last = clock()
-    done = 0
+class PlainLines:
+    """At most one line per 30 seconds, whether steps are done or not."""
 
-    def advance(steps: int) -> None:
-        nonlocal done, last
-        done += steps
-        now = clock()
-        if now - last >= PLAIN_EVERY_S:
-            last = now
-            left = (total - done) * (now - start) / max(done, 1)
-            print(f"{title}: {100 * done / total:.0f}% of {total:,} steps, {left:.0f} s left", file=sys.stderr)
+    def __init__(self, title: str, total: int, clock: Callable[[], float]) -> None:
+        self.title, self.total, self.clock = title, total, clock
+        self.start = self.last = clock()
+        self.done = 0
 
-    return advance
+    def advance(self, steps: int) -> None:
+        """So many more steps are done."""
+        self.done += steps
+        self.tick()
+
+    def tick(self) -> None:
+        """Show where it stands, if it is time."""
+        now = self.clock()
+        if now - self.last < PLAIN_EVERY_S:
+            return
+        self.last = now
+        spent = now - self.start
+        left = f"{(self.total - self.done) * spent / self.done:.0f} s left" if self.done else f"{spent:.0f} s so far"
+        at = f": {doing_now()}" if doing_now() else ""
+        print(f"{self.title}: {100 * self.done / self.total:.0f}% of {self.total:,} steps, {left}{at}", file=sys.stderr)
+
+
+def _tick(lines: PlainLines, ended: threading.Event) -> None:
+    while not ended.wait(TICK_S):
+        lines.tick()
