@@ -84,7 +84,9 @@ def main() -> None:
     missing = len([line for line in before if line.partition(":")[0] not in {new.partition(":")[0] for new in lines}])
     for line in different:
         print(f"differs: {line}")
-    print(f"{len(lines) - len(different)} of {len(lines)} runs have the same id and bits; {missing} are not computed here")
+    print(
+        f"{len(lines) - len(different)} of {len(lines)} runs have the same id and bits; {missing} are not computed here"
+    )
     sys.exit(1 if different or missing else 0)
 
 

@@ -4,9 +4,9 @@
 
 A room is a module or a package that lies directly in the root. An arrow is a room that imports another one, anywhere
 in its code: at the top, inside a function, or for type checking. A room's floor is one above the highest of the rooms
-that it imports when it is loaded. An arrow points upward if it leads to the same floor or a higher one (an import inside
-a function, which loads nothing yet), or against `FLOORS`, the order that docs/architecture.md states. Exit code 1 if one
-does, or if rooms import each other in a circle.
+that it imports when it is loaded. An arrow points upward if it leads to the same floor or a higher one (an import
+inside a function, which loads nothing yet), or against `FLOORS`, the order that docs/architecture.md states. Exit code
+1 if one does, or if rooms import each other in a circle.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from byolsim.analysis.frames import each_run, value_at, values_at
 from byolsim.analysis.listing import run_facts
 from byolsim.analysis.where import last_row, parse_where
 from byolsim.config import RunConfig
+from byolsim.details import RunInfo
 from byolsim.errors import UserError
 from byolsim.metrics import METRICS, has_collapsed
 from byolsim.output import FigsConfig
-from byolsim.store import RunInfo
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
