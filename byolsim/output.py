@@ -110,7 +110,10 @@ class FigsConfig(_Stored):
     lr_enc_mode: LrEncMode | None = Field(
         default=None, description="which sweep to draw; needed where the folder holds several modes"
     )
-    metric: str = Field(default="W_Fro_aligned", description="metric of the main heatmap")
+    metric: str = Field(
+        default="W_Fro_aligned",
+        description="metric of the main heatmap; W_Fro_aligned cannot see a rotation of P, W_Fro_raw does",
+    )
     enc_metric: str = Field(default="BA_err_aligned", description="metric of the encoder heatmap")
     epoch: Annotated[int, Field(ge=0)] = Field(default=2000, description="the epoch that is drawn")
     use_last_valid: bool = Field(

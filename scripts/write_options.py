@@ -21,6 +21,9 @@ and `metric`, `enc_metric` and `out` of `figs`; from a file also those of `run`,
 A whole number may be written `1e3`, and `--log_wandb` alone means true. The torch backend, and with it MLPs and CUDA
 devices, needs the extra `torch`.
 """
+ALIGNED = """`W_Fro_aligned` cannot see a rotation of P: P = -P* scores the floor, some -15. `W_Fro_raw` is the error of
+the predictor.
+"""
 
 
 def text() -> str:
@@ -33,7 +36,7 @@ def text() -> str:
             default = default_text(name, field)
             cells = (f"`{name}`", f"`{default}`" if default else "", allowed(field), str(field.description))
             parts.append(_row(*cells))
-    parts += ["\n## Metric columns\n", "| column | meaning |", "|---|---|"]
+    parts += ["\n## Metric columns\n", ALIGNED, "| column | meaning |", "|---|---|"]
     parts += [_row(f"`{name}`", title) for name, title in METRICS.items()]
     return "\n".join(parts) + "\n"
 

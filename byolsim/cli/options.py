@@ -157,7 +157,9 @@ def _click_option(name: str, field: FieldInfo) -> click.Option:
     default = default_text(name, field)
     text += f"  [default: {default}]" if default else ""
     if bare is bool:  # alone it means true
-        return click.Option([f"--{name}"], type=str, metavar=metavar, is_flag=False, flag_value="true", help=text)
+        return click.Option(
+            [f"--{name}"], type=str, metavar=f"[{metavar}]", is_flag=False, flag_value="true", help=text
+        )
     return click.Option(
         [f"--{name}"], type=str, metavar=metavar, multiple=_is_list(name, field) or name in REPEATED, help=text
     )

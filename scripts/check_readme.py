@@ -1,0 +1,186 @@
+"""Type what README.md says: `python scripts/check_readme.py [FOLDER]` executes its commands and its Python blocks.
+
+In one folder (a temporary one by default), in the order in which a reader meets them, each once. A command that takes
+long or needs more than one machine is made to say what it would do instead (`--dry_run`), one with a placeholder is
+read as its options only, and what needs a package that is not installed is left out and named. The blocks that end in
+a table must agree. Exit code 1, and one line for each thing that is not as README says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+COMMANDS = ("run", "sweep", "figs", "ls", "export", "all")
+
+LONG = ("all --metric", "--epochs 200000", "--lr_enc_mode logspace")
+"""Words of commands that take long, or do what another one does: they are given `--dry_run`."""
+
+SHOW = """
+import ast, json, sys
+tree = ast.parse(open(sys.argv[1], encoding="utf-8").read())
+last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+names = {"__name__": "__main__"}
+exec(compile(tree, sys.argv[1], "exec"), names)
+value = eval(compile(ast.Expression(last.value), sys.argv[1], "eval"), names) if last else None
+kind = type(value).__module__.split(".")[0]
+rows = None
+if kind == "pandas":
+    rows = value.reset_index().itertuples(index=False, name=None)
+elif kind == "polars":
+    rows = value.rows()
+elif kind in ("duckdb", "_duckdb"):
+    rows = value.fetchall()
+elif kind == "pyarrow":
+    rows = (tuple(row.values()) for row in value.to_pylist())
+if rows is not None:
+    print(json.dumps([[None if v is None or v != v else v for v in row] for row in rows]))
+"""
+"""Executes a file and prints its last value, where that is a table, as rows in JSON."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command as README writes it, and the words that are executed."""
+
+    text: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a command or a block: an empty `problem` if all is well."""
+
+    what: str
+    problem: str = ""
+    left_out: str = ""
+    seconds: float = 0.0
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[Command]:
+    """Every `byolsim ...` between backquotes or in a shell block, each once, in the order of the page."""
+    shell = r"^```sh\n(?P<block>.*?)^```$"
+    found = re.finditer(rf"{shell}|^```.*?^```$|`(?P<span>[^`\n]+)`", text, re.MULTILINE | re.DOTALL)
+    lines = [line for match in found for line in (match["block"] or match["span"] or "").splitlines()]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [Command(part, _words(part)) for part in dict.fromkeys(parts) if part.startswith("byolsim ")]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    _, *words = shlex.split(text)
+    if words[0] == "COMMAND":
+        return ("--help",)
+    if any(word.isupper() or word.startswith("tcp://") for word in words):
+        return (words[0], "--help")
+    return (*words, "--dry_run") if any(part in text for part in LONG) else tuple(words)
+
+
+def unknown_options(text: str) -> list[str]:
+    """Options that README names and no command has, in commands of byolsim and on their own."""
+    known = set()
+    for name in COMMANDS:
+        shown = _byolsim((name, "--help"), Path.cwd()).stdout
+        known |= set(re.findall(r"--[\w-]+", shown)) | {"--version", "--help"}
+    named: list[str] = []
+    for span in re.findall(r"`([^`\n]+)`", text):
+        if span.startswith(("byolsim ", "--")):
+            named += re.findall(r"--[a-z_]+", span)
+    return sorted({option for option in named if option not in known})
+
+
+def _byolsim(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "byolsim", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
+def type_command(command: Command, folder: Path) -> Result:
+    """Execute one command in a folder."""
+    if "mlp" in command.words and find_spec("torch") is None:
+        return Result(command.text, left_out="needs torch")
+    start = time.perf_counter()
+    done = _byolsim(command.words, folder)
+    problem = "" if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()[-500:]}"
+    return Result(command.text, problem, seconds=time.perf_counter() - start)
+
+
+def type_block(code: str, folder: Path) -> tuple[Result, list[list[object]] | None]:
+    """Execute a Python block in a folder; and the rows of the table that it ends in, sorted, if it does."""
+    what = code.strip().splitlines()[0]
+    needed = re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        return Result(what, left_out=f"needs {missing[0]}"), None
+    path = folder / "block.py"
+    path.write_text(code, encoding="utf-8")
+    start = time.perf_counter()
+    # the folder of a package that is not installed but stands where this was called must be found from there too
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(README.parent)]))}
+    runner = [sys.executable, "-c", SHOW, str(path)]
+    if "__main__" in code:  # a script that starts processes is imported by them: it must be the program itself
+        runner = [sys.executable, str(path)]
+    done = subprocess.run(runner, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        return Result(what, f"exit code {done.returncode}: {done.stderr.strip()[-500:]}", seconds=seconds), None
+    rows = json.loads(done.stdout) if done.stdout.startswith("[[") else None
+    return Result(what, seconds=seconds), rows and sorted(rows, key=lambda row: json.dumps(row[:-1]))
+
+
+def agree(tables: Sequence[list[list[object]]]) -> bool:
+    """Whether tables have the same keys and, but for the order of a sum, the same last column."""
+    first, *others = tables
+    for other in others:
+        if [row[:-1] for row in first] != [row[:-1] for row in other]:
+            return False
+        for a, b in zip(first, other, strict=True):
+            if isinstance(a[-1], float) != isinstance(b[-1], float):
+                return False
+            if isinstance(a[-1], float) and isinstance(b[-1], float) and abs(a[-1] - b[-1]) > 1e-12 * abs(a[-1]):
+                return False
+    return True
+
+
+def check(text: str, folder: Path) -> list[Result]:
+    """Type all of it, in order; the tables are compared last."""
+    results = [Result(option, "no command has this option") for option in unknown_options(text)]
+    results += [type_command(command, folder) for command in commands(text)]
+    tables = []
+    for code in blocks(text, "python"):
+        result, rows = type_block(code, folder)
+        results.append(result)
+        if rows is not None:
+            tables.append(rows)
+    if tables and not agree(tables):
+        results.append(Result("tables", "the blocks do not give the same numbers"))
+    return results
+
+
+def main(args: Sequence[str]) -> int:
+    """The program."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args[0] if args else temporary)
+        results = check(README.read_text(encoding="utf-8"), folder)
+    for result in results:
+        say = result.problem or (f"left out, {result.left_out}" if result.left_out else f"{result.seconds:.1f} s")
+        print(f"{'FAILED' if result.problem else 'ok':6}  {result.what}: {say}")
+    return int(any(result.problem for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
