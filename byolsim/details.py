@@ -89,7 +89,8 @@ def stored_config(content: Any) -> RunConfig:
     if unknown:
         raise Foreign(f"hyperparameter {_shown(unknown[0])} is not known to this version of byolsim")
     config = RunConfig(**given)
-    differs = [name for name, value in given.items() if getattr(config, name) != value]
+    resolved = config.__dict__
+    differs = [name for name, value in given.items() if resolved[name] != value]
     if differs:
         raise ValueError(f"{differs[0]} is not what the rest of the configuration makes it")
     return config

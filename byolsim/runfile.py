@@ -16,7 +16,6 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +66,8 @@ class RunFile:
     file: pq.ParquetFile
     source: pa.NativeFile
     seal: Seal | None
+    form: pa.Schema
+    usual: bool
     metadata: Mapping[bytes, bytes]
 
     @property
@@ -132,8 +133,7 @@ class RunFile:
     def _places(self, columns: Sequence[str]) -> Iterator[tuple[int, Place]]:
         """Number and place of the chunks of the columns."""
         footer = self.file.metadata
-        names = footer.schema.names
-        indices = [names.index(name) for name in columns]
+        indices = list(map(footer.schema.names.index, columns))
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)
             for index in indices:
@@ -158,7 +158,8 @@ class RunFile:
 
     def tables(self, columns: Sequence[str]) -> Iterator[tuple[RunInfo, pa.Table]]:
         """The runs with the named columns of their rows, checked; `UserError` if they are damaged."""
-        present = [name for name in columns if name in self.file.schema_arrow.names]
+        names = self.form.names
+        present = [name for name in columns if name in names] or ["epoch"]  # what is read tells the number of rows
         infos = self.infos()
         first = next(infos, None)  # rows are compared with what the run logged before they are read
         if first is None:
@@ -167,16 +168,25 @@ class RunFile:
         if self.is_one_run:
             with self._damage_named():
                 table = self.file.read(columns=present, use_threads=False)
-            yield first, _filled(table, columns, first.rows)
+            yield first, self._filled(table, columns)
             return
         rows = self._take(present)
         next(rows)
         for info in _chain(first, infos):
-            yield info, _filled(rows.send(info.rows), columns, info.rows)
+            yield info, self._filled(rows.send(info.rows), columns)
+
+    def _filled(self, table: pa.Table, columns: Sequence[str]) -> pa.Table:
+        """The named columns, in this order and of the form of this version; null where the file lacks one."""
+        if self.usual and table.column_names == list(columns):
+            return table.replace_schema_metadata(None)
+        form, held, rows = pa.schema([schema().field(name) for name in columns]), table.column_names, table.num_rows
+        return pa.Table.from_arrays(
+            [table[field.name] if field.name in held else pa.nulls(rows, field.type) for field in form], schema=form
+        )
 
     def _take(self, columns: Sequence[str]) -> Any:
         """A generator that is sent numbers of rows and gives the next so many, as a table."""
-        held, group = self.file.schema_arrow.empty_table().select(columns), 0
+        held, group = self.form.empty_table().select(columns), 0
         table = None
         while True:
             count = yield table
@@ -212,38 +222,24 @@ def opened(path: Path) -> Iterator[RunFile]:
             form = file.schema_arrow
         except _DAMAGE as error:
             raise UserError(f"{path}: not a complete Parquet file ({first_line(error)})") from error
-        _check_form(path, form)
-        yield RunFile(path, file, source, seal, form.metadata)
+        yield RunFile(path, file, source, seal, form, _check_form(path, form), form.metadata)
 
 
-def _check_form(path: Path, form: pa.Schema) -> None:
-    """The metadata are there and intact, and the columns those of a run."""
+def _check_form(path: Path, form: pa.Schema) -> bool:
+    """The metadata are there and intact, and the columns those of a run; whether they are those of this version."""
     metadata = form.metadata or {}
     text = metadata.get(METADATA_KEY, metadata.get(RUNS_KEY))
     if text is None:
         raise Foreign(f"{path}: not a byolsim file")
     if hashlib.sha256(text).hexdigest().encode() != metadata.get(CHECKSUM_KEY):
         raise UserError(f"{path}: damaged metadata (checksum)")
-    names, known = form.names, schema()
+    known = schema()
+    if form.equals(known):
+        return True
+    names = form.names
     types = dict(zip(names, form.types, strict=True))
     wrong = [name for name in known.names if name in types and types[name] != known.field(name).type]
     wrong += [name for name in NEEDED if name not in types]
     if wrong or len(types) < len(names):
         raise UserError(f"{path}: damaged or foreign columns{f' ({wrong[0]})' if wrong else ''}")
-
-
-@lru_cache(maxsize=8)
-def _form(known: pa.Schema, columns: tuple[str, ...]) -> pa.Schema:
-    return pa.schema([known.field(name) for name in columns])
-
-
-def _filled(table: pa.Table, columns: Sequence[str], rows: int) -> pa.Table:
-    """The named columns, in this order and of the form of this version; null where the file lacks one."""
-    form = _form(schema(), tuple(columns))
-    table = table.select([name for name in columns if name in table.column_names]).replace_schema_metadata(None)
-    if table.schema.equals(form):
-        return table
-    held = set(table.column_names)
-    return pa.Table.from_arrays(
-        [table[field.name] if field.name in held else pa.nulls(rows, field.type) for field in form], schema=form
-    )
+    return False

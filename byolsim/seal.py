@@ -49,12 +49,12 @@ class Seal:
     ----------
     pages : bytes that the pages take, from the start of the file.
     digest : their SHA-256.
-    chunks : the digests of the column chunks; None in a file of an earlier version.
+    chunks : the digests of the column chunks, one after the other; None in a file of an earlier version.
     """
 
     pages: int
     digest: bytes
-    chunks: Sequence[bytes] | None
+    chunks: bytes | None
 
     def holds(self, read_at: ReadAt) -> bool:
         """Whether all pages are as they were written."""
@@ -67,10 +67,10 @@ class Seal:
         """Whether the column chunks of these numbers are; all pages where the file has no digests of its chunks."""
         if self.chunks is None:
             return self.holds(read_at)
-        return all(
-            number < len(self.chunks) and _digest(read_at(length, offset)) == self.chunks[number]
-            for number, (offset, length) in places
-        )
+        for number, (offset, length) in places:
+            if _digest(read_at(length, offset)) != self.chunks[DIGEST * number : DIGEST * (number + 1)]:
+                return False
+        return True
 
 
 def sealed(data: memoryview, places: Sequence[Place]) -> list[bytes | memoryview]:
@@ -123,7 +123,7 @@ def read_seal(size: int, read_at: ReadAt) -> Seal | None:
             raise ValueError("checksum of the footer")
         end -= length
         before = read_at(length, end)
-        chunks = [before[at : at + DIGEST] for at in range(0, length - _COUNT, DIGEST)]
+        chunks = before[:-_COUNT]
     if hashlib.sha256(pages + before + footer).digest() != rest:
         raise ValueError("checksum of the footer")
     return Seal(end, pages, chunks)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,11 +25,13 @@ from cases import byolsim, four_runs, made_up, store_made_up
 
 from byolsim import load_runs
 from byolsim.analysis import export
+from byolsim.analysis.frames import each_run
 from byolsim.analysis.where import NAMES, facts, parse_where
 from byolsim.config import RunConfig
 from byolsim.failures import clear_failure, save_failure
 from byolsim.layout import encode, schema
 from byolsim.store import run_path
+from byolsim.temporary import temporary_path
 
 
 @pytest.fixture(autouse=True)
@@ -296,3 +303,99 @@ def test_a_reader_that_stops_early_is_no_error(runs):
     child.stdout.close()
     assert (child.stderr.read(), child.wait()) == (b"", 1)
     child.stderr.close()
+
+
+def test_what_export_writes_is_read_by_every_reader(runs):
+    """As a file in place of a folder, and in a folder beside runs, each run once; the same pictures and list."""
+    config = RunConfig(seed=3, epochs=20)
+    listed, table = byolsim("ls --format json")[1], load_runs(runs)
+    line = "figs --metric loss_pop --epoch 20"
+    assert byolsim(f"{line} --out a")[0] == 0
+    assert byolsim("export --to box/all.parquet")[0] == 0
+    assert load_runs("box").equals(table) and load_runs("box/all.parquet", ["tau"]).equals(table.select(["tau"]))
+    for place in ("box", "box/all.parquet"):
+        again = [without_file(run) for run in json.loads(byolsim(f"ls --format json --runs_dir {place}")[1])]
+        assert again == [without_file(run) for run in json.loads(listed)]
+        assert byolsim(f"{line} --out b --runs_dir {place}")[::2] == (0, "")
+        assert sorted(p.name for p in Path("a").iterdir()) == sorted(p.name for p in Path("b").iterdir())
+        assert all(p.read_bytes() == (Path("b") / p.name).read_bytes() for p in Path("a").glob("*heatmap*.png"))
+    store_made_up(Path("box"), seed=3)
+    (one, *_) = runs.iterdir()
+    shutil.copy(one, "box")
+    assert byolsim("ls --runs_dir box")[1].splitlines()[-1] == "5 runs: 4 completed, 1 diverged"
+    assert byolsim("export --runs_dir box --to again.parquet --where status==diverged")[1].endswith(
+        "2 rows of 1 run)\n"
+    )
+    assert byolsim("ls --runs_dir again.parquet")[1].splitlines()[-1] == "1 run: 1 diverged"
+    assert config.run_id not in listed
+
+
+def without_file(run: dict) -> dict:
+    return {name: value for name, value in run.items() if name != "file"}
+
+
+def test_an_export_of_several_row_groups_gives_each_run_its_rows(runs, monkeypatch):
+    """Runs that begin in one row group and end in the next."""
+    truth = {info.run_id: table for info, table in each_run(runs, schema().names, [])}
+    monkeypatch.setattr(export, "ROWS_AT_ONCE", 4)
+    assert byolsim("export")[0] == 0
+    found = {info.run_id: (info, table) for info, table in each_run("runs.parquet", schema().names, [])}
+    assert found.keys() == truth.keys()
+    for run_id, (info, table) in found.items():
+        assert table.equals(truth[run_id]) and set(table["run_id"].to_pylist()) == {run_id}
+        assert info.rows == table.num_rows and info.details["wall_s"] == 0.5
+
+
+@pytest.mark.parametrize("text", [b"", b"!", base64.b64encode(b"x"), base64.b64encode(zlib.compress(b"{}\n{}"))])
+def test_a_crafted_export_is_one_line(runs, text):
+    Path("box").mkdir()
+    assert byolsim("export --to box/all.parquet")[0] == 0
+    table = pq.read_table("box/all.parquet")
+    metadata = {b"byolsim.runs": text, b"byolsim.sha256": hashlib.sha256(text).hexdigest()}
+    pq.write_table(table.replace_schema_metadata(metadata), "box/all.parquet")
+    code, _, err = byolsim("ls --runs_dir box")
+    assert code == 2 and "damaged metadata" in err and err.count("\n") == 1
+
+
+def test_a_bomb_in_an_export_is_not_unpacked(runs):
+    """One line of a gigabyte, packed in a megabyte."""
+    Path("box").mkdir()
+    assert byolsim("export --to box/all.parquet")[0] == 0
+    packer = zlib.compressobj()
+    packed = b"".join([*(packer.compress(bytes(2**20)) for _ in range(1024)), packer.flush()])
+    text = base64.b64encode(packed)
+    metadata = {b"byolsim.runs": text, b"byolsim.sha256": hashlib.sha256(text).hexdigest()}
+    pq.write_table(pq.read_table("box/all.parquet").replace_schema_metadata(metadata), "box/all.parquet")
+    tracemalloc.start()
+    code, _, err = byolsim("ls --runs_dir box")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert code == 2 and "a line too long" in err
+    assert peak < 2**25
+
+
+def test_many_short_runs_are_held_as_one_table(monkeypatch):
+    """A table takes far more than its few rows: no more than some are held, whatever the folder."""
+    held: list[int] = []
+    table = pa.table({"x": [1]})
+
+    def tables():
+        for _ in range(1000):
+            yield table.slice(0)
+
+    original = pa.concat_tables
+    monkeypatch.setattr(pa, "concat_tables", lambda parts: (held.append(len(parts)), original(parts))[1])
+    assert sum(batch.num_rows for batch in export._batches(tables())) == 1000
+    assert max(held) <= export.TABLES_AT_ONCE
+
+
+def test_what_a_killed_export_left_is_cleared(runs):
+    """In the folder of the file, by the next export; the files of live writers stay."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    Path("box").mkdir()
+    mine = temporary_path(Path("box"))
+    left = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{int(ended.stdout)}-"))
+    for path in (mine, left):
+        path.write_bytes(b"x")
+    assert byolsim("export --to box/all.parquet")[0] == 0
+    assert sorted(path.name for path in Path("box").iterdir()) == sorted([mine.name, "all.parquet"])
