@@ -70,7 +70,7 @@ def run(
     save(record, path)
     clear_failure(out_dir, config)
     if log_wandb:
-        log_run(record)
+        log_run(record, out_dir)
     return path, record
 
 

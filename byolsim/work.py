@@ -119,7 +119,7 @@ class Writer:
             return Outcome(config.run_id, path, "failed", one_line(error))
         clear_failure(self.out_dir, config)
         if self.log_wandb:
-            log_run(result)
+            log_run(result, self.out_dir)
         return Outcome(config.run_id, path, result.status, clips=result.clips)
 
     def _takes_files(self) -> bool:
