@@ -21,7 +21,7 @@ from typing import Any
 import numba
 import scipy.linalg.cython_blas  # noqa: F401
 
-SOURCES = ("jit.py", "normals.py", "plain_normals.py", "schedule.py", "step.py", "backends/numba")
+SOURCES = ("jit.py", "normals.py", "plain_normals.py", "schedule.py", "state.py", "backends/numba")
 """What compiled code depends on, relative to the package."""
 
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 """Of the dtype that the run trains in, float64 or float32."""
 
+DIVERGENCE_BOUND = 1e8
+"""A run diverges when norm(P)_F or norm(B_o)_F exceeds this or is not a number; checked at every step."""
+
 
 class State(NamedTuple):
     """Parameters and momentum buffers of one run.

@@ -27,12 +27,9 @@ import numpy as np
 from byolsim.config import RunConfig
 from byolsim.predictor import PredictorRule
 from byolsim.schedule import AutoRates, CurvatureEstimate
-from byolsim.state import Array, Evaluation, State
+from byolsim.state import DIVERGENCE_BOUND, Array, Evaluation, State
 from byolsim.target import Target
 from byolsim.theory import gradients
-
-DIVERGENCE_BOUND = 1e8
-"""A run diverges when norm(P)_F or norm(B_o)_F exceeds this or is not a number; checked at every step."""
 
 
 @dataclass(frozen=True)

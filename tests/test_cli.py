@@ -197,6 +197,9 @@ MISTAKES = {
     "run --latent_spectrum cubic:1": "--latent_spectrum = 'cubic:1' is not allowed (unknown kind of spectrum): "
     "must be geometric:LO:HI, linear:LO:HI, flat:V or d_latent numbers > 0",
     "run --enc mlp --backend numba": "backend = 'numba' runs linear models only: an MLP needs backend = 'torch'",
+    "run --enc mlp --backend numpy": "backend = 'numpy' runs linear models only: an MLP needs backend = 'torch'",
+    "run --device cuda --backend numpy": "device = 'cuda' belongs to backend = 'torch', not to 'numpy'",
+    "run --backend numpy --batch_size 1000000000": "batch_size = 1000000000, d_obs = 100 and d_latent = 10 need ",
     "run --enc mlp --init pinv": "init = 'pinv' needs linear models: with an MLP use init = 'zero_pred' or 'random'",
     "run --enc mlp --sampler population": "sampler = 'population' needs linear models: with an MLP use sampler = "
     "'minibatch'",

@@ -148,6 +148,8 @@ def test_identity_leaves_out_what_does_not_determine_numbers_and_keeps_the_rest(
     assert len(set(ids)) == len(ids)
     assert all(len(i) == 12 and int(i, 16) >= 0 for i in ids)
     assert RunConfig(backend="numba", device="cpu").run_id == RunConfig().run_id
+    assert RunConfig(backend="numpy").run_id != RunConfig().run_id
+    assert RunConfig(backend="numpy", device="cpu").run_id == RunConfig(backend="numpy").run_id
     assert RunConfig(epochs=7, seed=3).run_id == RunConfig(seed=3, epochs=7).run_id
 
 

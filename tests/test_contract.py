@@ -78,7 +78,7 @@ def test_every_backend_equals_the_plain_one(backend, sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_column_at_the_default_shape(backend, sampler, dtype):
-    """A hundred steps of the default run: roundings, 1e-16 or 6e-8 each, become 1e-12 and 4e-4 in the gap, 1e-3 of B_o."""
+    """A hundred steps of the default run: roundings, 1e-16 or 6e-8 each, become 1e-12 and 4e-4 in the small gap."""
     form = {"sampler": "moments", "moments_form": sampler} if sampler in ("direct", "reduced") else {"sampler": sampler}
     config = RunConfig(epochs=100, device="cpu", dtype=dtype, **form)
     plain, other = (one_run(on(name, config)) for name in ("numpy", backend))

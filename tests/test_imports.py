@@ -37,6 +37,11 @@ CORE = (
     "errors",
     "world",
     "streams",
+    "plain_normals",
+    "state",
+    "step",
+    "predictor",
+    "target",
     "theory",
     "moments",
     "schedule",
@@ -77,6 +82,20 @@ def test_import_law(module):
 def test_the_package_itself_is_light():
     loaded = loaded_by("byolsim")
     assert not loaded & {"numpy", "numba", "pydantic", "pyarrow", "matplotlib", "torch", "click"}
+
+
+@pytest.mark.parametrize("sampler", ["minibatch", "population", "moments"])
+def test_the_plain_backend_loads_no_numba(sampler, tmp_path):
+    """A whole command, draws and file included; so it starts in a second on a machine where nothing is compiled yet."""
+    code = (
+        "import sys, contextlib\nfrom byolsim.cli import main\n"
+        f"words = 'run --backend numpy --epochs 3 --sampler {sampler} --out_dir'.split() + [{str(tmp_path)!r}]\n"
+        "with contextlib.suppress(SystemExit): main(words)\n"
+        "print(' '.join(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "completed: 3 epochs" in out
+    assert not {name.partition(".")[0] for name in out.split()} & {"numba", "llvmlite", "scipy", "torch", "matplotlib"}
 
 
 def test_help_loads_no_command():

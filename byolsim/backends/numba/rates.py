@@ -26,7 +26,7 @@ from byolsim.backends.numba.structures import (
 )  # fmt: skip
 from byolsim.jit import inlined, kernel
 from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
-from byolsim.step import DIVERGENCE_BOUND
+from byolsim.state import DIVERGENCE_BOUND
 
 
 @kernel

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from byolsim.config import RunConfig
 from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
-from byolsim.step import DIVERGENCE_BOUND
+from byolsim.state import DIVERGENCE_BOUND
 from byolsim.world import World, initial_layers
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
