@@ -17,9 +17,9 @@ from threadpoolctl import threadpool_limits
 from timing import Contestant, run_steps, seconds, train
 
 from byolsim.backends import get_backend
-from byolsim.config import RunConfig, SweepConfig
+from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
-from byolsim.grid import expand, tasks
+from byolsim.sweeps.grid import expand, tasks
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "minibatch, float64": {"sampler": "minibatch"},

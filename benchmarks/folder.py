@@ -21,13 +21,13 @@ import numpy as np
 
 from byolsim.analysis.select import select_grids
 from byolsim.cli import main as byolsim
-from byolsim.config import RunConfig, SweepConfig
-from byolsim.grid import expand
-from byolsim.layout import encode
-from byolsim.metrics import METRICS
-from byolsim.output import FigsConfig
+from byolsim.config.commands import FigsConfig
+from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
-from byolsim.store import run_path
+from byolsim.store.columns import encode
+from byolsim.store.files import run_path
+from byolsim.sweeps.grid import expand
 
 POINTS = 40
 """Runs of one seed: 2 batch sizes, 4 taus, 4 alphas and the auto column."""

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from timing import best_seconds
 
-from byolsim.config import RunConfig
-from byolsim.world import World, initial_weights
+from byolsim.config.run import RunConfig
+from byolsim.model.world import World, initial_weights
 
 jax.config.update("jax_enable_x64", True)
 

@@ -22,7 +22,7 @@ from tables import figure, share, table
 from threadpoolctl import threadpool_limits
 from timing import REPEATS, costs_in_turns, spent
 
-from byolsim.streams import MinibatchKey, minibatch_blocks
+from byolsim.draws.streams import MinibatchKey, minibatch_blocks
 
 R = 10
 STEPS = 1000

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from byolsim.backends import get_backend
-from byolsim.config import RunConfig
-from byolsim.world import World
+from byolsim.config.run import RunConfig
+from byolsim.model.world import World
 
 REPEATS = 5
 

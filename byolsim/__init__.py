@@ -8,21 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from byolsim.analysis.frames import load_runs
-    from byolsim.config import RunConfig, SweepConfig
-    from byolsim.launch import run, sweep
+    from byolsim.config.run import RunConfig, SweepConfig
     from byolsim.simulate import simulate_runs
+    from byolsim.store.folder import load_runs
+    from byolsim.sweeps.launch import run, sweep
 
 __version__ = "0.1.0"
 __all__ = ["RunConfig", "SweepConfig", "__version__", "load_runs", "run", "simulate_runs", "sweep"]
 
 _HOMES = {
-    "RunConfig": "byolsim.config",
-    "SweepConfig": "byolsim.config",
-    "load_runs": "byolsim.analysis.frames",
-    "run": "byolsim.launch",
+    "RunConfig": "byolsim.config.run",
+    "SweepConfig": "byolsim.config.run",
+    "load_runs": "byolsim.store.folder",
+    "run": "byolsim.sweeps.launch",
     "simulate_runs": "byolsim.simulate",
-    "sweep": "byolsim.launch",
+    "sweep": "byolsim.sweeps.launch",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from byolsim.interrupts import end_at_once, interrupted_line
+from byolsim.machine.interrupts import end_at_once, interrupted_line
 
 
 def main() -> NoReturn:

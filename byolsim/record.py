@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from byolsim.config import RunConfig
-from byolsim.metrics import has_collapsed
-from byolsim.versions import versions
+from byolsim.config.run import RunConfig
+from byolsim.model.metrics import has_collapsed
+from byolsim.version import versions
 
 
 @dataclass(frozen=True)

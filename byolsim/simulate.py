@@ -13,14 +13,14 @@ from threadpoolctl import threadpool_limits
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import PER_RUN_FIELDS, LogBlock, second_moments_pay
-from byolsim.config import RunConfig
-from byolsim.doing import doing
-from byolsim.interrupts import deferred_interrupt
-from byolsim.metrics import METRICS, order_metrics, sampled_metrics
-from byolsim.order import OrderParameters
+from byolsim.config.run import RunConfig
+from byolsim.machine.doing import doing
+from byolsim.machine.interrupts import deferred_interrupt
+from byolsim.model.metrics import METRICS, order_metrics, sampled_metrics
+from byolsim.model.order import OrderParameters
+from byolsim.model.world import World
 from byolsim.record import ClipCounts, RunRecord
-from byolsim.rows import check_rows, logged_rows
-from byolsim.world import World
+from byolsim.sweeps.rows import check_rows, logged_rows
 
 
 def group_key(config: RunConfig) -> tuple[tuple[str, object], ...]:

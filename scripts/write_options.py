@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from byolsim.cli.options import COMMANDS, default_text, fields_by_option
-from byolsim.describe import allowed
-from byolsim.metrics import METRICS
+from byolsim.config.describe import allowed
+from byolsim.model.metrics import METRICS
 
 INTRODUCTION = """# Options and columns
 
-Written by `scripts/write_options.py` from the fields of `byolsim/config.py`; a test keeps it current.
+Written by `scripts/write_options.py` from the fields of `byolsim/config/run.py`; a test keeps it current.
 
 Each option is also a key of a `--config FILE.toml`, which every command takes: one file serves them all, each reads
 its own keys, and a key of none is an error. The hyperparameters are fields of `RunConfig` or `SweepConfig` in Python

@@ -17,13 +17,13 @@ import pytest
 from byolsim.backends import get_backend
 from byolsim.backends.base import LogBlock
 from byolsim.cli import main
-from byolsim.config import RunConfig
-from byolsim.metrics import METRICS
+from byolsim.config.run import RunConfig
+from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.model.metrics import METRICS
+from byolsim.model.world import World, initial_weights
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
-from byolsim.store import run_path, save
-from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
-from byolsim.world import World, initial_weights
+from byolsim.store.files import run_path, save
 
 Array = np.ndarray
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from byolsim.config import RunConfig
+from byolsim.config.run import RunConfig
 
 SAMPLERS = ("minibatch", "population", "direct", "reduced")
 

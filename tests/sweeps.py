@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from byolsim.config import SweepConfig
-from byolsim.grid import expand
-from byolsim.store import read_columns, run_path, schema
+from byolsim.config.run import SweepConfig
+from byolsim.store.files import read_columns, run_path, schema
+from byolsim.sweeps.grid import expand
 
 GRID: dict[str, Any] = {
     "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 2000, "log_every": 500,

@@ -16,14 +16,14 @@ import pytest
 from cases import byolsim as command
 from cases import four_runs, made_up, store_made_up
 
-import byolsim.details
-import byolsim.layout
+import byolsim.store.columns
+import byolsim.store.details
 from byolsim import load_runs
-from byolsim.config import RunConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
-from byolsim.layout import schema
-from byolsim.metrics import METRICS
-from byolsim.store import is_complete, read_columns, read_info, run_path, save
+from byolsim.model.metrics import METRICS
+from byolsim.store.columns import schema
+from byolsim.store.files import is_complete, read_columns, read_info, run_path, save
 
 STORED = Path(__file__).parent / "data" / "numerics_2"
 """One run of each sampler, and one of an MLP that diverged, as numerics version 2 wrote them."""
@@ -77,7 +77,7 @@ def later():
     """A version with one more null hyperparameter and one more metric."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METRICS, "entropy", "a metric of a later version")
-        for module in (byolsim.details, byolsim.layout):
+        for module in (byolsim.store.details, byolsim.store.columns):
             patch.setattr(module, "RunConfig", Later)
         schema.cache_clear()
         yield

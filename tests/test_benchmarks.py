@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from byolsim import theory
-from byolsim.config import SweepConfig
-from byolsim.grid import expand
-from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
-from byolsim.world import World, initial_weights
+from byolsim.config.run import SweepConfig
+from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.model import theory
+from byolsim.model.world import World, initial_weights
+from byolsim.sweeps.grid import expand
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -9,12 +9,13 @@ import threading
 
 import pytest
 
-from byolsim import claims, launch, work
-from byolsim.claims import Claims
-from byolsim.config import SweepConfig
-from byolsim.grid import expand
-from byolsim.plan import plan_sweep
+from byolsim.config.run import SweepConfig
 from byolsim.simulate import warm_up
+from byolsim.sweeps import claims, launch
+from byolsim.sweeps import outcome as work
+from byolsim.sweeps.claims import Claims
+from byolsim.sweeps.grid import expand
+from byolsim.sweeps.plan import plan_sweep
 
 
 @pytest.fixture

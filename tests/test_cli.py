@@ -11,11 +11,12 @@ from pathlib import Path
 import click
 import pytest
 
-from byolsim import __version__, work
-from byolsim.analysis.frames import read_folder
+from byolsim import __version__
 from byolsim.cli import _COMMANDS, main
-from byolsim.config import RunConfig
-from byolsim.store import read_info
+from byolsim.config.run import RunConfig
+from byolsim.store.files import read_info
+from byolsim.store.folder import read_folder
+from byolsim.sweeps import outcome as work
 
 TINY = "--d_latent 2 --d_obs 4 --latent_spectrum flat:1 --epochs 8 --log_every 4"
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from byolsim import config as config_module
-from byolsim.config import RunConfig, SweepConfig, tau_from_ema_m
-from byolsim.describe import first_error
-from byolsim.grid import expand, logspace, tasks
-from byolsim.output import FigsConfig, RunOutput, SweepOutput
+from byolsim.config.run import run as config_module
+from byolsim.config.commands import FigsConfig, RunOutput, SweepOutput
+from byolsim.config.describe import first_error
+from byolsim.config.run import RunConfig, SweepConfig, tau_from_ema_m
+from byolsim.sweeps.grid import expand, logspace, tasks
 
 MODELS = (RunConfig, SweepConfig, RunOutput, SweepOutput, FigsConfig)
 

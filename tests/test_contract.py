@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from byolsim.backends.plain.backend import rules_of, start_of
 from byolsim.backends.plain.samplers import sampler_class
-from byolsim.config import RunConfig
-from byolsim.metrics import METRICS
-from byolsim.order import inside_outside
-from byolsim.predictor import PREDICTOR_RULES
+from byolsim.config.run import RunConfig
+from byolsim.model.metrics import METRICS
+from byolsim.model.order import inside_outside
+from byolsim.model.predictor import PREDICTOR_RULES
+from byolsim.model.state import State
+from byolsim.model.step import Rules, start, step
+from byolsim.model.target import EMA, towards
+from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
-from byolsim.state import State
-from byolsim.step import Rules, start, step
-from byolsim.target import EMA, towards
-from byolsim.world import World
 
 OTHERS = [backend for backend in BACKENDS if backend != "numpy"]
 TOLERANCE = {"float64": 1e-11, "float32": 5e-4}

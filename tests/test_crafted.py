@@ -14,12 +14,12 @@ import pytest
 from cases import byolsim, four_runs, made_up, store_made_up
 
 from byolsim import load_runs
-from byolsim.analysis.frames import read_folder
-from byolsim.config import RunConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
-from byolsim.failures import FOLDER, failure_path, lasting_failures, save_failure
-from byolsim.layout import schema
-from byolsim.store import is_complete, read_columns, read_info
+from byolsim.store.columns import schema
+from byolsim.store.failures import FOLDER, failure_path, lasting_failures, save_failure
+from byolsim.store.files import is_complete, read_columns, read_info
+from byolsim.store.folder import read_folder
 
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes or links to make")
 DEADLINE_S = 60
@@ -123,7 +123,7 @@ def test_what_is_no_file_among_the_failures_is_not_waited_for(runs, kind):
         path.mkdir()
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (30, 30))\n"
-        "from byolsim.failures import lasting_failures\nfrom byolsim.cli import main\n"
+        "from byolsim.store.failures import lasting_failures\nfrom byolsim.cli import main\n"
         "assert lasting_failures('runs_parquet') == {}\nmain(['ls'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S)

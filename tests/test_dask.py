@@ -14,10 +14,12 @@ from types import SimpleNamespace
 import pytest
 from sweeps import DEADLINE_S, LONG, contents, cpu_seconds, ended, files, grid, session, start, until, workers_of
 
-from byolsim import cluster, launch, pools
 from byolsim.cli import main
-from byolsim.config import SweepConfig
-from byolsim.pools import executor_size
+from byolsim.config.run import SweepConfig
+from byolsim.sweeps import launch
+from byolsim.sweeps.pools import base as pools
+from byolsim.sweeps.pools import dask as cluster
+from byolsim.sweeps.pools.base import executor_size
 
 HAS_DASK = importlib.util.find_spec("distributed") is not None
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from cases import BACKENDS, one_run, small
 
-from byolsim.config import RunConfig, SweepConfig
-from byolsim.launch import sweep
+from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.draws.streams import MinibatchKey, keyed_seed, minibatch_blocks
 from byolsim.simulate import simulate_runs
-from byolsim.store import read_columns, schema
-from byolsim.streams import MinibatchKey, keyed_seed, minibatch_blocks
+from byolsim.store.files import read_columns, schema
+from byolsim.sweeps.launch import sweep
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from cases import one_run, small
 
-from byolsim.config import SweepConfig
-from byolsim.estimate import Trial, estimate, makespan, time_group
-from byolsim.grid import expand
-from byolsim.launch import sweep
-from byolsim.plan import plan_sweep
-from byolsim.rows import logged_rows as rows
-from byolsim.store import encode
+from byolsim.config.run import SweepConfig
+from byolsim.store.files import encode
+from byolsim.sweeps.estimate import Trial, estimate, makespan, time_group
+from byolsim.sweeps.grid import expand
+from byolsim.sweeps.launch import sweep
+from byolsim.sweeps.plan import plan_sweep
+from byolsim.sweeps.rows import logged_rows as rows
 
 GRID: dict[str, Any] = {"d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "batch_sizes": (3, 7)}
 
@@ -52,7 +52,7 @@ def test_the_arithmetic(tmp_path):
 
 
 def _one_core():
-    from byolsim.pools import available_cores
+    from byolsim.sweeps.pools.base import available_cores
 
     return available_cores() == 1
 

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from cases import small
 
-from byolsim import launch, versions
-from byolsim.config import SweepConfig
+from byolsim import version as versions
+from byolsim.config.run import SweepConfig
 from byolsim.errors import UserError
-from byolsim.failures import failure_path
-from byolsim.grid import expand
-from byolsim.store import read_columns, read_info, schema
+from byolsim.store.failures import failure_path
+from byolsim.store.files import read_columns, read_info, schema
+from byolsim.sweeps import launch
+from byolsim.sweeps.grid import expand
 
 GRID: dict[str, Any] = {
     "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 8, "log_every": 4, "seeds": (1, 2, 3),

@@ -28,13 +28,13 @@ from byolsim.analysis.panels import cell_edges, power_labels
 from byolsim.analysis.select import Grid, select_grids
 from byolsim.analysis.slices import loss_slices
 from byolsim.cli import main
-from byolsim.config import RunConfig, SweepConfig
+from byolsim.config.commands import FigsConfig
+from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
-from byolsim.launch import sweep
-from byolsim.metrics import METRICS
-from byolsim.output import FigsConfig
+from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
-from byolsim.store import run_path, save
+from byolsim.store.files import run_path, save
+from byolsim.sweeps.launch import sweep
 
 NAN = math.nan
 SMALL: dict[str, Any] = {
@@ -557,7 +557,7 @@ def test_drawing_needs_no_pyplot_and_no_simulation() -> None:
     """No display, no global state; and pictures of stored runs load neither the compiler nor the launcher."""
     code = (
         "import sys, byolsim.analysis.figures\n"
-        "bad = {'matplotlib.pyplot', 'numba', 'byolsim.launch', 'byolsim.simulate'} & set(sys.modules)\n"
+        "bad = {'matplotlib.pyplot', 'numba', 'byolsim.sweeps.launch', 'byolsim.simulate'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(bad)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

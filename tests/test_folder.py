@@ -18,13 +18,13 @@ import pytest
 from cases import byolsim, four_runs, made_up
 
 from byolsim import load_runs
-from byolsim.analysis.frames import read_folder
 from byolsim.analysis.select import select_grids
+from byolsim.config.commands import FigsConfig
 from byolsim.errors import UserError
-from byolsim.layout import encode, schema
-from byolsim.output import FigsConfig
-from byolsim.seal import LENGTH, MARK, read_seal
-from byolsim.store import is_complete, read_columns, read_info
+from byolsim.store.columns import encode, schema
+from byolsim.store.files import is_complete, read_columns, read_info
+from byolsim.store.folder import read_folder
+from byolsim.store.seal import LENGTH, MARK, read_seal
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from cases import problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byolsim import theory
+from byolsim.model import theory
 
 # Derandomised: the examples are the same on every run, so there is no false alarm.
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)

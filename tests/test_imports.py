@@ -20,9 +20,9 @@ SWEEPS = tuple(
 """The rooms of a sweep: they compute and store."""
 
 HOMES = {
-    "numba": ("byolsim.jit", "byolsim.normals", "byolsim.backends.numba"),
+    "numba": ("byolsim.machine.jit", "byolsim.draws.normals", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
-    "pyarrow": ("byolsim.store", "byolsim.layout", *SWEEPS, "byolsim.analysis", "byolsim.cli"),
+    "pyarrow": ("byolsim.store.files", "byolsim.store.columns", *SWEEPS, "byolsim.analysis", "byolsim.cli"),
     "dask": (),
     "distributed": (),
     "matplotlib": ("byolsim.analysis", "byolsim.cli"),
@@ -50,7 +50,7 @@ CORE = (
     "record",
     "seal",
 )
-OUTER = ("byolsim.store", "byolsim.layout", "byolsim.analysis", "byolsim.cli", *SWEEPS)
+OUTER = ("byolsim.store.files", "byolsim.store.columns", "byolsim.analysis", "byolsim.cli", *SWEEPS)
 
 
 def loaded_by(module):
@@ -74,7 +74,7 @@ def test_import_law(module):
         others = [name for name in ours if name.count(".") >= 2 and name.startswith("byolsim.backends.")]
         assert all(name.startswith((mine, "byolsim.backends.base")) for name in others)
     if module.startswith("byolsim.analysis"):
-        assert not ours & {"byolsim.simulate", "byolsim.launch", "byolsim.backends"}
+        assert not ours & {"byolsim.simulate", "byolsim.sweeps.launch", "byolsim.backends"}
     if not module.startswith("byolsim.cli"):
         assert not [name for name in ours if name.startswith("byolsim.cli")]
 

@@ -7,9 +7,9 @@ import pytest
 
 from byolsim.backends.numba import lane_linalg, linalg, rates, structures
 from byolsim.backends.numba.lanes import lane_count
-from byolsim.moments import lower_factor
-from byolsim.order import lq_factor
-from byolsim.schedule import AutoRates, CurvatureEstimate
+from byolsim.model.moments import lower_factor
+from byolsim.model.order import lq_factor
+from byolsim.model.schedule import AutoRates, CurvatureEstimate
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 3), (4, 9), (10, 100)])
@@ -200,7 +200,7 @@ def packed(P, c_alpha, c_beta, H, rule):
     from cases import small
 
     from byolsim.backends.numba import packing
-    from byolsim.world import World
+    from byolsim.model.world import World
 
     config = small(auto_alpha_c=c_alpha, auto_beta_c=c_beta, ema_m=0.7, mom_pred=0.9, mom_enc=0.5, weight_decay=0.1)
     world = World.from_config(config)

@@ -16,17 +16,20 @@ from typing import Any
 import pytest
 from cases import small
 
-from byolsim import dispatch, grid, launch, plan, processes, simulate, work
+from byolsim import simulate
 from byolsim.cli import progress
 from byolsim.cli.progress import PlainLines
-from byolsim.config import RunConfig, SweepConfig
-from byolsim.doing import doing, now
+from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import DiskFull, UserError
-from byolsim.failures import clear_failure, failure_path
-from byolsim.grid import expand
-from byolsim.meter import Meter
-from byolsim.store import is_complete, run_path
-from byolsim.temporary import clear_leftovers, temporary_path
+from byolsim.machine.doing import doing, now
+from byolsim.machine.temporary import clear_leftovers, temporary_path
+from byolsim.store.failures import clear_failure, failure_path
+from byolsim.store.files import is_complete, run_path
+from byolsim.sweeps import dispatch, grid, launch, plan
+from byolsim.sweeps import outcome as work
+from byolsim.sweeps.grid import expand
+from byolsim.sweeps.meter import Meter
+from byolsim.sweeps.pools import processes
 
 GRID: dict[str, Any] = {
     "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 8, "log_every": 4, "seeds": (1, 2),

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from cases import BACKENDS, gram, one_run, small, trajectory
 
-from byolsim import theory
-from byolsim.config import RunConfig
-from byolsim.moments import (
+from byolsim.config.run import RunConfig
+from byolsim.draws.streams import MomentsKey, moment_blocks, split_moments
+from byolsim.model import theory
+from byolsim.model.moments import (
     ReducedWorld,
     direct_gradient,
     lower_factor,
@@ -18,11 +19,10 @@ from byolsim.moments import (
     reduced_gradients,
     retriangulate,
 )
-from byolsim.order import lq_factor
-from byolsim.schedule import AutoRates, CurvatureEstimate
+from byolsim.model.order import lq_factor
+from byolsim.model.schedule import AutoRates, CurvatureEstimate
+from byolsim.model.world import World, initial_weights
 from byolsim.simulate import simulate_runs
-from byolsim.streams import MomentsKey, moment_blocks, split_moments
-from byolsim.world import World, initial_weights
 
 r, d = 3, 17
 SIZES = [1, 2, 3, 5, 9, 40]
@@ -220,7 +220,7 @@ def test_reduced_kernels_at_every_size(size):
 
 
 def plain_rows(config):
-    """Logged values by the plain forms of `byolsim.moments`, with the schedule's plain form."""
+    """Logged values by the plain forms of `byolsim.model.moments`, with the schedule's plain form."""
     world = World.from_config(config)
     size, n = world.r, config.batch_size
     reduced, key = ReducedWorld(world), MomentsKey(config.seed, n, world.d, size, config.moments_form)

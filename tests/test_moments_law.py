@@ -14,10 +14,10 @@ import pytest
 from cases import small
 from scipy.stats import ks_2samp
 
-from byolsim import streams
 from byolsim.backends import get_backend
 from byolsim.backends.numba import packing
-from byolsim.world import World, latent_variances
+from byolsim.draws import streams
+from byolsim.model.world import World, latent_variances
 
 SEEDS = 4000
 RUNS = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from byolsim.normals import fill_normals
-from byolsim.plain_normals import AT_ONCE, CHUNK, LANES, STEPS, initial_state, plain_normals, plain_words, step
+from byolsim.draws.normals import fill_normals
+from byolsim.draws.plain_normals import AT_ONCE, CHUNK, LANES, STEPS, initial_state, plain_normals, plain_words, step
 
 COUNTS = [1, CHUNK - 1, CHUNK, 2 * CHUNK, 2 * CHUNK + 1, 5 * CHUNK + 7, 2 * AT_ONCE * CHUNK + 3]
 SAMPLE = 2_000_000

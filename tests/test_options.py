@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from cases import byolsim, four_runs, store_made_up
 
-from byolsim.analysis.frames import read_folder
 from byolsim.cli.options import fields_by_option
-from byolsim.config import RunConfig, SweepConfig
+from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.store.folder import read_folder
 
 TINY = "--d_latent 2 --d_obs 4 --latent_spectrum flat:1 --epochs 8 --log_every 4"
 GRID = f"{TINY} --seeds 1 --batch_sizes 3 --tau_logspace 1e-2 1e-1 2 --lr_pred_logspace 1e-3 1e-2 2 --workers 1"
@@ -50,7 +50,7 @@ def refused(line: str) -> str:
 @pytest.mark.parametrize("after", ["", "--seed 3"])
 def test_log_wandb_alone_means_true(monkeypatch, words, logged, after):
     records = []
-    monkeypatch.setattr("byolsim.launch.log_run", records.append)
+    monkeypatch.setattr("byolsim.sweeps.launch.log_run", records.append)
     assert byolsim(f"run {TINY} {words} {after}")[0] == 0
     assert len(records) == logged
     assert len(stored()) == 1

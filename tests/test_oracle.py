@@ -8,11 +8,11 @@ import pytest
 from cases import BACKENDS, one_run, oracle_rows, small
 
 from byolsim.backends import get_backend
-from byolsim.metrics import order_metrics
-from byolsim.order import OrderParameters, inside_outside
-from byolsim.streams import MinibatchKey
-from byolsim.theory import wiener_predictor
-from byolsim.world import World
+from byolsim.draws.streams import MinibatchKey
+from byolsim.model.metrics import order_metrics
+from byolsim.model.order import OrderParameters, inside_outside
+from byolsim.model.theory import wiener_predictor
+from byolsim.model.world import World
 
 # Forty steps of a stable run: rounding errors of 1e-16 a step grow by less than a factor 1e4 on the way.
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from cases import gram, one_run, small, trajectory
 
-from byolsim import theory
-from byolsim.config import RunConfig
-from byolsim.metrics import order_metrics
-from byolsim.order import OrderParameters
-from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
-from byolsim.world import World, initial_weights
+from byolsim.config.run import RunConfig
+from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.model import theory
+from byolsim.model.metrics import order_metrics
+from byolsim.model.order import OrderParameters
+from byolsim.model.world import World, initial_weights
 
 # The laws take up to 60,000 steps, so they run on the fast backend; test_oracle.py and test_torch.py hold the others to
 # its trajectories.

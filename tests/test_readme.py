@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from cases import problem
 
-from byolsim.metrics import order_metrics
-from byolsim.order import OrderParameters, inside_outside
+from byolsim.model.metrics import order_metrics
+from byolsim.model.order import OrderParameters, inside_outside
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,11 +11,11 @@ import pytest
 from cases import byolsim, one_run, small
 from sweeps import grid
 
-from byolsim.config import RunConfig
-from byolsim.grid import expand
-from byolsim.launch import run, sweep
-from byolsim.store import is_complete, run_path, save
-from byolsim.work import Writer
+from byolsim.config.run import RunConfig
+from byolsim.store.files import is_complete, run_path, save
+from byolsim.sweeps.grid import expand
+from byolsim.sweeps.launch import run, sweep
+from byolsim.sweeps.outcome import Writer
 
 TINY = {"d_latent": 1, "d_obs": 2, "latent_spectrum": "flat:1", "epochs": 2, "batch_size": 1}
 LINE = " ".join(f"--{name} {value}" for name, value in TINY.items())

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from cases import byolsim, made_up, small
 
-from byolsim import rows
-from byolsim.config import RunConfig, SweepConfig
+from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
-from byolsim.grid import expand
-from byolsim.layout import encoded
-from byolsim.plan import plan_sweep
-from byolsim.rows import ROW_BYTES, available_memory, check_rows, logged_rows
 from byolsim.simulate import simulate_runs
+from byolsim.store.columns import encoded
+from byolsim.sweeps import rows
+from byolsim.sweeps.grid import expand
+from byolsim.sweeps.plan import plan_sweep
+from byolsim.sweeps.rows import ROW_BYTES, available_memory, check_rows, logged_rows
 
 GIB = 2**30
 

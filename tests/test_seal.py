@@ -11,9 +11,9 @@ from cases import byolsim, four_runs, made_up, store_made_up
 
 from byolsim import load_runs
 from byolsim.errors import UserError
-from byolsim.layout import encode, schema
-from byolsim.seal import OLD_MARK
-from byolsim.store import each_table, is_complete, read_columns, read_info
+from byolsim.store.columns import encode, schema
+from byolsim.store.files import each_table, is_complete, read_columns, read_info
+from byolsim.store.seal import OLD_MARK
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_a_long_run_has_several_row_groups(monkeypatch, tmp_path):
     """And a seal over all of them, for few columns and for all."""
     whole = store_made_up(tmp_path / "whole", epochs=90, rows=10)
     _, truth = read_columns(whole, schema().names)
-    monkeypatch.setattr("byolsim.layout.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("byolsim.store.columns.ROWS_AT_ONCE", 4)
     path = store_made_up(tmp_path / "parts", epochs=90, rows=10)
     assert pq.ParquetFile(path).num_row_groups == 3
     assert read_columns(path, schema().names)[1].equals(truth)

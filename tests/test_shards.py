@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from byolsim import grid
-from byolsim.config import SweepConfig
+from byolsim.config.run import SweepConfig
 from byolsim.errors import UserError
-from byolsim.grid import estimated_cost, expand, shard_of
-from byolsim.launch import sweep
-from byolsim.plan import plan_sweep
 from byolsim.simulate import group_key
+from byolsim.sweeps import grid
+from byolsim.sweeps.grid import estimated_cost, expand, shard_of
+from byolsim.sweeps.launch import sweep
+from byolsim.sweeps.plan import plan_sweep
 
 GRIDS = {
     "default": {},

@@ -17,12 +17,12 @@ import pytest
 from cases import one_run, small
 
 from byolsim import load_runs
-from byolsim.analysis.frames import read_folder, value_at
-from byolsim.config import RunConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
-from byolsim.failures import failure_path, save_failure
-from byolsim.metrics import METRICS
-from byolsim.store import file_name, is_complete, read_columns, run_path, save, schema
+from byolsim.model.metrics import METRICS
+from byolsim.store.failures import failure_path, save_failure
+from byolsim.store.files import file_name, is_complete, read_columns, run_path, save, schema
+from byolsim.store.folder import read_folder, value_at
 
 
 @pytest.fixture

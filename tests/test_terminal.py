@@ -12,12 +12,14 @@ from multiprocessing import synchronize
 import pytest
 from cases import byolsim
 
-from byolsim import launch, processes, work
 from byolsim.cli import main, options
-from byolsim.config import SweepConfig
-from byolsim.grid import expand
-from byolsim.plan import plan_sweep
-from byolsim.store import read_info
+from byolsim.config.run import SweepConfig
+from byolsim.store.files import read_info
+from byolsim.sweeps import launch
+from byolsim.sweeps import outcome as work
+from byolsim.sweeps.grid import expand
+from byolsim.sweeps.plan import plan_sweep
+from byolsim.sweeps.pools import processes
 
 TINY = "--d_latent 2 --d_obs 4 --latent_spectrum flat:1 --epochs 8 --log_every 4"
 SWEEP = f"sweep {TINY} --seeds 1 --batch_sizes 3 --tau_logspace 1e-2 1e-1 2 --lr_pred_logspace 1e-3 1e-2 2"
@@ -61,7 +63,7 @@ def test_a_signal_in_the_middle_of_an_import(module, number, code):
 
 IN_A_RUN = """
 import os, signal
-from byolsim import work
+from byolsim.sweeps import outcome as work
 def simulate_runs(group, progress):
     try:
         os.kill(os.getpid(), {first})

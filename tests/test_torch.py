@@ -11,16 +11,17 @@ from cases import HAS_TORCH, one_run, problem, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byolsim import theory, work
 from byolsim.backends import get_backend
 from byolsim.backends.base import GroupTooLarge
-from byolsim.config import RunConfig, SweepConfig
+from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
 from byolsim.errors import UserError
-from byolsim.grid import expand, tasks
-from byolsim.metrics import METRICS
+from byolsim.model import theory
+from byolsim.model.metrics import METRICS
+from byolsim.model.world import World, initial_layers
 from byolsim.simulate import simulate_runs
-from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
-from byolsim.world import World, initial_layers
+from byolsim.sweeps import outcome as work
+from byolsim.sweeps.grid import expand, tasks
 
 pytestmark = [pytest.mark.torch, pytest.mark.skipif(not HAS_TORCH, reason="no torch")]
 if HAS_TORCH:
@@ -233,7 +234,7 @@ def test_an_mlp_with_identity_activation_is_the_linear_model():
 
 def test_metrics_of_a_linear_function_are_found_by_the_linear_fit():
     """The encoder metrics of an identity-activation MLP equal those of the linear encoder that it is."""
-    from byolsim.metrics import order_metrics, sampled_metrics
+    from byolsim.model.metrics import order_metrics, sampled_metrics
 
     world, linear, mlp = linear_and_its_mlp()
     columns = []

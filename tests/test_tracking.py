@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 from cases import one_run, small
 
-from byolsim import launch, tracking
-from byolsim.analysis.frames import read_folder
-from byolsim.store import is_complete, run_path
+from byolsim.store.files import tracking
+from byolsim.store.files import is_complete, run_path
+from byolsim.store.folder import read_folder
+from byolsim.sweeps import launch
 
 
 class FakeClient:

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from cases import byolsim, made_up
 
-from byolsim.analysis import listing
 from byolsim.analysis.select import select_grids
-from byolsim.config import RunConfig
-from byolsim.failures import save_failure
-from byolsim.output import FigsConfig
+from byolsim.config.commands import FigsConfig
+from byolsim.config.run import RunConfig
 from byolsim.record import RunRecord
-from byolsim.store import run_path, save
+from byolsim.store.files import listing
+from byolsim.store.failures import save_failure
+from byolsim.store.files import run_path, save
 
 FOLDER = Path("runs_parquet")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from cases import HAS_TORCH, needs_torch, one_run, small
 
-from byolsim.config import RunConfig
-from byolsim.metrics import ACCURACY, has_collapsed, order_metrics, sampled_metrics
-from byolsim.order import OrderParameters
-from byolsim.world import World
+from byolsim.config.run import RunConfig
+from byolsim.model.metrics import ACCURACY, has_collapsed, order_metrics, sampled_metrics
+from byolsim.model.order import OrderParameters
+from byolsim.model.world import World
 
 if HAS_TORCH:
     import torch

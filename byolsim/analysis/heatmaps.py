@@ -41,7 +41,7 @@ from byolsim.analysis.panels import (
     set_title,
 )
 from byolsim.analysis.select import Array, Grid, Mask
-from byolsim.metrics import METRICS
+from byolsim.model.metrics import METRICS
 
 TAU_LABEL = "EMA rate τ = 1 − m"
 Extend = Literal["neither", "both", "min", "max"]

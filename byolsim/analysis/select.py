@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from byolsim.analysis.frames import each_run, value_at, values_at
-from byolsim.analysis.listing import run_facts
-from byolsim.analysis.where import last_row, parse_where
-from byolsim.config import RunConfig
-from byolsim.details import RunInfo
+from byolsim.config.commands import FigsConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
-from byolsim.metrics import METRICS, has_collapsed
-from byolsim.output import FigsConfig
+from byolsim.model.metrics import METRICS, has_collapsed
+from byolsim.store.details import RunInfo
+from byolsim.store.folder import each_run, value_at, values_at
+from byolsim.store.listing import run_facts
+from byolsim.store.where import last_row, parse_where
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -36,7 +36,7 @@ from byolsim.analysis.panels import (
     set_title,
 )
 from byolsim.analysis.select import Array, Grid
-from byolsim.metrics import METRICS
+from byolsim.model.metrics import METRICS
 
 LOSS = "loss_rel"
 _LISTED = 10

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from byolsim.config import RunConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
-from byolsim.order import OrderParameters, SampledFeatures
-from byolsim.world import World
+from byolsim.model.order import OrderParameters, SampledFeatures
+from byolsim.model.world import World
 
 RUNS_PER_GROUP = 64
 """On a CPU a larger group gains nothing more from shared draws, and loses more if its process dies."""

@@ -16,7 +16,7 @@ import click
 from byolsim import __version__
 from byolsim.cli.terminal import standard_streams
 from byolsim.errors import UserError, show_warnings_as_lines
-from byolsim.interrupts import SIGNALS, came, end_at_once, end_by_exception, interrupted_line, kept_handlers
+from byolsim.machine.interrupts import SIGNALS, came, end_at_once, end_by_exception, interrupted_line, kept_handlers
 
 _COMMANDS = {
     "run": "Train one model and store its trajectory.",

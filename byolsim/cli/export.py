@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from byolsim.analysis.export import export_runs
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.skipped import show_skipped
-from byolsim.output import ExportConfig
+from byolsim.config.commands import ExportConfig
+from byolsim.store.export import export_runs
 
 
 @command_of(

@@ -11,8 +11,8 @@ import click
 
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.skipped import show_skipped
+from byolsim.config.commands import FigsConfig
 from byolsim.errors import UserError
-from byolsim.output import FigsConfig
 
 
 @command_of(

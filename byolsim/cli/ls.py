@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from byolsim.analysis.listing import Listed, Listing, list_runs, table_columns
-from byolsim.analysis.where import NAMES, RATES, STATUSES
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.skipped import show_skipped
 from byolsim.cli.tables import table
-from byolsim.metrics import METRICS
-from byolsim.output import LsConfig
+from byolsim.config.commands import LsConfig
+from byolsim.model.metrics import METRICS
+from byolsim.store.listing import Listed, Listing, list_runs, table_columns
+from byolsim.store.where import NAMES, RATES, STATUSES
 
 
 @command_of(

@@ -22,10 +22,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from byolsim.cli.words import AXES, NO_AXIS, REPEATED, ListCommand, place_of
-from byolsim.config import RunConfig, SweepConfig
-from byolsim.describe import allowed, field_type, first_error, option_names, without_none
+from byolsim.config.commands import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
+from byolsim.config.describe import allowed, field_type, first_error, option_names, without_none
+from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
-from byolsim.output import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
 
 M = TypeVar("M", bound=BaseModel)
 

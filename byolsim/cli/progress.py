@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from byolsim.doing import now as doing_now
+from byolsim.machine.doing import now as doing_now
 
 PLAIN_EVERY_S = 30.0
 TICK_S = 1.0

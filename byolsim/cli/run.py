@@ -9,11 +9,11 @@ import click
 
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
-from byolsim.config import RunConfig, schedule_notes
-from byolsim.launch import describe_run, run
-from byolsim.output import RunOutput
+from byolsim.config.commands import RunOutput
+from byolsim.config.run import RunConfig, schedule_notes
 from byolsim.record import RunRecord
-from byolsim.store import read_info
+from byolsim.store.files import read_info
+from byolsim.sweeps.launch import describe_run, run
 
 
 @command_of(

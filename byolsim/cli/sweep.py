@@ -7,15 +7,15 @@ import click
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
 from byolsim.cli.tables import table
-from byolsim.cluster import dask_executor
-from byolsim.config import RunConfig, SweepConfig, sweep_notes
-from byolsim.estimate import Cost, estimate
-from byolsim.failures import FOLDER
-from byolsim.launch import SweepResult, carry_out
-from byolsim.output import SweepOutput, parse_shard
-from byolsim.plan import Plan, plan_sweep
-from byolsim.pools import available_cores, executor_size
-from byolsim.work import Progress
+from byolsim.config.commands import SweepOutput, parse_shard
+from byolsim.config.run import RunConfig, SweepConfig, sweep_notes
+from byolsim.store.failures import FOLDER
+from byolsim.sweeps.estimate import Cost, estimate
+from byolsim.sweeps.launch import SweepResult, carry_out
+from byolsim.sweeps.outcome import Progress
+from byolsim.sweeps.plan import Plan, plan_sweep
+from byolsim.sweeps.pools.base import available_cores, executor_size
+from byolsim.sweeps.pools.dask import dask_executor
 
 FAILURES_SHOWN = 20
 

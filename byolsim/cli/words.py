@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import click
 
-from byolsim.config import RunConfig, SweepConfig
-from byolsim.describe import option_names
+from byolsim.config.describe import option_names
+from byolsim.config.run import RunConfig, SweepConfig
 
 REPEATED = {"where"}
 """Text that may be given several times, each time with more that must hold."""

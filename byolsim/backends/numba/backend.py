@@ -16,9 +16,9 @@ from byolsim.backends.base import (
     second_moments_pay,
 )
 from byolsim.backends.numba import direct, kernels, packing, reduced, structures
-from byolsim.config import RunConfig
-from byolsim.streams import MinibatchKey, MomentsKey, minibatch_blocks, moment_blocks
-from byolsim.world import World
+from byolsim.config.run import RunConfig
+from byolsim.draws.streams import MinibatchKey, MomentsKey, minibatch_blocks, moment_blocks
+from byolsim.model.world import World
 
 STEPS_PER_CALL = 256
 """A kernel returns to Python at every log point and after this many steps at the latest."""

@@ -8,7 +8,7 @@ from byolsim.backends.numba.kernels import update
 from byolsim.backends.numba.linalg import householder_lq, orthonormal_rows, share_bartlett, sum_squares
 from byolsim.backends.numba.rates import curvature_tick
 from byolsim.backends.numba.structures import AUTO_EVERY, LOSS
-from byolsim.jit import kernel
+from byolsim.machine.jit import kernel
 
 
 @kernel

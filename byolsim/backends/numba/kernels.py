@@ -38,7 +38,7 @@ from byolsim.backends.numba.structures import (
     SQUARE_P,
     TAU,
 )  # fmt: skip
-from byolsim.jit import inlined, kernel
+from byolsim.machine.jit import inlined, kernel
 
 
 @kernel

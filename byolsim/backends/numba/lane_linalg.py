@@ -7,7 +7,7 @@ on blocks of two rows by five columns, ten sums that stay in registers.
 from __future__ import annotations
 
 from byolsim.backends.numba.lanes import any_outside, larger, load, sqrt, store, where_positive, zeros
-from byolsim.jit import kernel
+from byolsim.machine.jit import kernel
 
 FULL, LOWER, UPPER = 0, 1, 2
 """Shape of a shared right factor: entries outside the triangle are 0 and are passed over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from byolsim.jit import kernel
+from byolsim.machine.jit import kernel
 
 
 @kernel

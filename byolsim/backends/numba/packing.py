@@ -9,11 +9,11 @@ import numpy as np
 from byolsim.backends.base import LogBlock, second_moments_pay
 from byolsim.backends.numba import structures
 from byolsim.backends.numba.lanes import lane_count
-from byolsim.config import RunConfig
-from byolsim.moments import ReducedWorld, reduced_coordinates
-from byolsim.order import OrderParameters
-from byolsim.streams import MomentsKey
-from byolsim.world import World, initial_weights
+from byolsim.config.run import RunConfig
+from byolsim.draws.streams import MomentsKey
+from byolsim.model.moments import ReducedWorld, reduced_coordinates
+from byolsim.model.order import OrderParameters
+from byolsim.model.world import World, initial_weights
 
 
 def world_arrays(config: RunConfig, world: World) -> structures.WorldArrays:

@@ -24,9 +24,9 @@ from byolsim.backends.numba.structures import (
     TAU,
     TICKS,
 )  # fmt: skip
-from byolsim.jit import inlined, kernel
-from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
-from byolsim.state import DIVERGENCE_BOUND
+from byolsim.machine.jit import inlined, kernel
+from byolsim.model.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
+from byolsim.model.state import DIVERGENCE_BOUND
 
 
 @kernel

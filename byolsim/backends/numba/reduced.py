@@ -41,7 +41,7 @@ from byolsim.backends.numba.structures import (
     SQUARE_P,
     TAU,
 )  # fmt: skip
-from byolsim.jit import kernel
+from byolsim.machine.jit import kernel
 
 
 @kernel

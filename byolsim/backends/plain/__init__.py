@@ -1,4 +1,4 @@
-"""`--backend numpy`, the readable reference: the samplers and the loop around the step, which is `byolsim.step`."""
+"""`--backend numpy`, the readable reference: the samplers and the loop around the step, `byolsim.model.step`."""
 
 from byolsim.backends.plain.backend import PlainBackend
 

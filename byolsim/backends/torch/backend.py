@@ -23,11 +23,11 @@ from byolsim.backends.base import (
 from byolsim.backends.torch.moments import DirectGroup, ReducedGroup
 from byolsim.backends.torch.snapshots import GroupLog, evaluation_size
 from byolsim.backends.torch.training import Group
-from byolsim.config import RunConfig
+from byolsim.config.run import RunConfig
+from byolsim.draws.streams import MinibatchKey, minibatch_blocks, moment_blocks
 from byolsim.errors import UserError
-from byolsim.order import OrderParameters, SampledFeatures
-from byolsim.streams import MinibatchKey, minibatch_blocks, moment_blocks
-from byolsim.world import World
+from byolsim.model.order import OrderParameters, SampledFeatures
+from byolsim.model.world import World
 
 VECTOR_TAIL = 64
 """More elements than torch's vector loops can leave over at the end of a stack."""

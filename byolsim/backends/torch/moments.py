@@ -1,4 +1,4 @@
-"""The moments sampler for a group: `byolsim.moments` on stacked parameters.
+"""The moments sampler for a group: `byolsim.model.moments` on stacked parameters.
 
 What a step draws are moments, not samples, so there is no loss to differentiate: G and the closed-form gradients are
 formed as the plain form has them.
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from byolsim.backends.torch.linalg import each, lower_factor, lower_factorisation
 from byolsim.backends.torch.training import Group
-from byolsim.config import RunConfig
-from byolsim.moments import ReducedWorld, reduced_coordinates
-from byolsim.streams import MomentsKey
-from byolsim.world import World, initial_weights
+from byolsim.config.run import RunConfig
+from byolsim.draws.streams import MomentsKey
+from byolsim.model.moments import ReducedWorld, reduced_coordinates
+from byolsim.model.world import World, initial_weights
 
 
 class DirectGroup(Group):

@@ -12,9 +12,9 @@ from torch import Tensor
 from byolsim.backends.base import LogBlock
 from byolsim.backends.torch.linalg import each, inside_outside, lower_factor, lower_factorisation
 from byolsim.backends.torch.training import Group, Layers, TorchWorld, apply
-from byolsim.order import OrderParameters, SampledFeatures
-from byolsim.streams import MinibatchKey, evaluation_draws
-from byolsim.world import World
+from byolsim.draws.streams import MinibatchKey, evaluation_draws
+from byolsim.model.order import OrderParameters, SampledFeatures
+from byolsim.model.world import World
 
 
 def evaluation_size(d: int) -> int:

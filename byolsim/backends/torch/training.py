@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byolsim.config import RunConfig
-from byolsim.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
-from byolsim.state import DIVERGENCE_BOUND
-from byolsim.world import World, initial_layers
+from byolsim.config.run import RunConfig
+from byolsim.model.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
+from byolsim.model.state import DIVERGENCE_BOUND
+from byolsim.model.world import World, initial_layers
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,

@@ -7,7 +7,7 @@ from byolsim.backends.plain.samplers.direct import Direct
 from byolsim.backends.plain.samplers.minibatch import Minibatch
 from byolsim.backends.plain.samplers.population import Population
 from byolsim.backends.plain.samplers.reduced import Reduced
-from byolsim.config import RunConfig
+from byolsim.config.run import RunConfig
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "minibatch": Minibatch,

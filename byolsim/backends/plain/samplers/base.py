@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from byolsim.config import RunConfig
-from byolsim.order import distance, inside_outside
-from byolsim.state import Array, Evaluation, State
-from byolsim.world import World
+from byolsim.config.run import RunConfig
+from byolsim.model.order import distance, inside_outside
+from byolsim.model.state import Array, Evaluation, State
+from byolsim.model.world import World
 
 
 class Sampler(ABC):

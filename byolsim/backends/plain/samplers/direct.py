@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from byolsim.backends.plain.samplers.base import Sampler
-from byolsim.config import RunConfig
-from byolsim.moments import direct_gradient
-from byolsim.plain_normals import fill_plain_normals
-from byolsim.state import Array, Evaluation, State
-from byolsim.streams import MomentsKey, moment_blocks, split_moments
-from byolsim.world import World
+from byolsim.config.run import RunConfig
+from byolsim.draws.plain_normals import fill_plain_normals
+from byolsim.draws.streams import MomentsKey, moment_blocks, split_moments
+from byolsim.model.moments import direct_gradient
+from byolsim.model.state import Array, Evaluation, State
+from byolsim.model.world import World
 
 
 class Direct(Sampler):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from byolsim.backends.plain.samplers.base import Sampler
-from byolsim.config import RunConfig
-from byolsim.plain_normals import fill_plain_normals
-from byolsim.state import Array, Evaluation, State
-from byolsim.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.config.run import RunConfig
+from byolsim.draws.plain_normals import fill_plain_normals
+from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
+from byolsim.model.state import Array, Evaluation, State
 
 
 class Minibatch(Sampler):

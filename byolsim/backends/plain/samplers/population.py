@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from byolsim.backends.plain.samplers.base import Sampler
-from byolsim.config import RunConfig
-from byolsim.state import Evaluation, State
-from byolsim.theory import feature_covariances, population_loss, population_residual_gradient
+from byolsim.config.run import RunConfig
+from byolsim.model.state import Evaluation, State
+from byolsim.model.theory import feature_covariances, population_loss, population_residual_gradient
 
 
 class Population(Sampler):

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from byolsim.backends.plain.samplers.direct import Direct
-from byolsim.config import RunConfig
-from byolsim.moments import ReducedWorld, reduced_coordinates, reduced_gradient, retriangulate
-from byolsim.order import distance, lq_factor
-from byolsim.state import Array, Evaluation, State
-from byolsim.world import World
+from byolsim.config.run import RunConfig
+from byolsim.model.moments import ReducedWorld, reduced_coordinates, reduced_gradient, retriangulate
+from byolsim.model.order import distance, lq_factor
+from byolsim.model.state import Array, Evaluation, State
+from byolsim.model.world import World
 
 
 class Reduced(Direct):

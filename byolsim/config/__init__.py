@@ -1,0 +1,1 @@
+"""Configurations: every hyperparameter declared once, with its type, bounds, help and place."""

@@ -1,0 +1,1 @@
+"""The draws: keyed streams of random numbers, the same on every backend."""

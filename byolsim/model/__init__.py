@@ -1,0 +1,1 @@
+"""The model in plain NumPy, no loops over runs: start reading here."""

@@ -1,0 +1,284 @@
+"""Order parameters -> metric columns: exact population values, vectorised over runs and logged epochs.
+
+Everything is computed from unsquared factors. With F = [M_o Lambda^(1/2), sigma b_o, sigma L_o] (r x 3r),
+
+    C_oo = F F^T,    F = U S V^T,    P* = C_to C_oo^+ = T S^+ U^T,    T = M_t Lambda^(1/2) V_z,
+
+V_z being the r rows of V that belong to the latent, and without dividing by a singular value
+
+    norm((P - P*) C_oo^(1/2))_F = norm(P U S - T)_F,    half its square = loss_pop - the loss at P*.
+
+docs/derivation.md, section 7, derives both, and how far P* can be known. Models with an MLP are measured on a sample
+(`sampled_metrics`). A metric without a meaning at a state is NaN, a null in the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byolsim.model.order import OrderParameters, SampledFeatures
+from byolsim.model.world import World
+
+Array = NDArray[np.float64]
+
+RANK_CUTOFF = 1e-10
+"""Singular values below this multiple of the largest do not count in the rank of B_o, nor those below `ZERO`."""
+
+ZERO = 64.0
+"""Singular values below this many roundings (eps of the training's dtype) of the largest are zero: a mode that is dead
+stays there, since the rounding of the others does not let it fall further. P* and W_excess leave them out."""
+
+ROUNDING = 8.0
+"""Relative error of a state, in eps of its dtype: that of the stored parameters and of the arithmetic here."""
+
+ACCURACY = {"float64": 1e-6, "float32": 1e-2}
+"""Relative error of P*, by the training's dtype, above which the columns that divide by C_oo are null."""
+
+LOG_FLOOR = 2.0**-52
+"""The argument of log10 is at least this multiple of norm(P*)_F, in `W_excess` of (tr C_tt)^(1/2)."""
+
+COLLAPSED = 1e-6
+"""The features have vanished where Hmax_exact is below this multiple of its value at epoch 0."""
+
+LARGEST = 1e290
+"""Entries of P* beyond this leave too little room for arithmetic: P* then has no value."""
+
+METRICS = {
+    "loss": "minibatch loss of the step (at the parameters before it)",
+    "loss_pop": "population loss",
+    "loss_rel": "population loss over tr C_tt / 2",
+    "W_Fro_aligned": "log10 min over rotations O of ||O^T P - P*||_F",
+    "W_Fro_raw": "log10 ||P - P*||_F",
+    "W_rel_sv_err": "relative error of the singular values of P",
+    "W_excess": "log10 ||(P - P*) C_oo^(1/2)||_F, root of twice the excess loss",
+    "BA_err_aligned": "||R^T B_o A - I||_F",
+    "enc_procrustes_fro": "||R^T B_o - A^+||_F",
+    "enc_proj_dist": "distance of the row-span projectors of B_o and A^+",
+    "erank_encoded": "effective rank of C_oo",
+    "erank_pred": "effective rank of P C_oo P^T",
+    "erank_sv_encoded": "effective rank of the features, from singular values",
+    "erank_sv_pred": "effective rank of the predictions, from singular values",
+    "Hmax": "curvature estimate H_t",
+    "Hmax_exact": "largest eigenvalue of C_oo",
+    "lr_pred_t": "predictor rate in force",
+    "lr_enc_t": "encoder rate in force",
+    "gap": "||B_o - B_t||_F",
+}
+"""Every logged column with its short title."""
+
+
+def order_metrics(order: OrderParameters, world: World, dtype: str = "float64") -> dict[str, Array]:
+    """The metrics that are functions of the order parameters; each of shape (K, L), NaN where there is no value.
+
+    These are all the columns of `METRICS` but `loss`, `Hmax` and the two rates, which a training step reports itself.
+    `dtype` is that of the training, float64 or float32: it says how far the state can be trusted.
+    """
+    sigma, root_lam = world.sigma, np.sqrt(world.lam)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+        M_o, M_t = order.b_o @ world.R_A, order.b_t @ world.R_A
+        Q_o = np.concatenate([order.b_o, order.L_o], axis=-1)
+        Q_t = np.concatenate([order.b_t, order.L_t], axis=-1)
+        F = np.concatenate([M_o * root_lam, sigma * Q_o], axis=-1)
+        Y = M_t * root_lam
+        target = _norm(np.concatenate([Y, sigma * Q_t], axis=-1))
+        residual = np.concatenate([(order.P @ M_o - M_t) * root_lam, sigma * (order.P @ Q_o), sigma * Q_t], axis=-1)
+        error = _norm(residual)
+        wiener = _wiener(F, Y, _norm(Y), dtype)
+        columns = {"loss_pop": 0.5 * error**2, "loss_rel": _finite((error / target) ** 2), "gap": order.gap}
+        columns |= _predictor_metrics(order.P, wiener)
+        columns |= _feature_metrics(order.P, wiener, target)
+        columns |= _encoder_metrics(order.b_o, order.L_o, world, dtype)
+        return columns
+
+
+def sampled_metrics(features: SampledFeatures, world: World, dtype: str = "float64") -> dict[str, Array]:
+    """The same columns for models with an MLP, from their evaluation sample; each of shape (K, L).
+
+    Ranks, losses and `Hmax_exact` are those of the sample, and the encoder metrics those of the best linear fit.
+    `W_*` compare a linear predictor with the sample's Wiener predictor, and are NaN for an MLP predictor.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+        target = np.sqrt(features.target_power)
+        wiener = _wiener(features.F, features.cross, target, dtype)
+        columns = {
+            "loss_pop": features.loss,
+            "loss_rel": _finite(2 * features.loss / features.target_power),
+            "gap": features.gap,
+        }
+        if features.P is None:
+            nothing = np.full(features.gap.shape, np.nan)
+            columns |= dict.fromkeys(("W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "W_excess"), nothing)
+            columns |= _rank_metrics(wiener.S, np.asarray(np.linalg.svd(features.F_pred, compute_uv=False)))
+            columns["Hmax_exact"] = wiener.H
+        else:
+            columns |= _predictor_metrics(features.P, wiener)
+            columns |= _feature_metrics(features.P, wiener, target)
+        return columns | _encoder_metrics(features.b_o, features.L_o, world, dtype)
+
+
+@dataclass(frozen=True)
+class _Wiener:
+    """F = scale U S V^T (each (K, L) state on its own scale) and what follows from it.
+
+    Attributes
+    ----------
+    U, S, scale : (K, L, r, r), (K, L, r) and (K, L): left singular vectors, singular values and their unit.
+    T : (K, L, r, r) Y V, the target's part along each right singular vector, 0 where the singular value is.
+    P_star : (K, L, r, r) T (scale S)^+ U^T, 0 where it is not known.
+    known : (K, L) whether P* is known within `ACCURACY`.
+    """
+
+    U: Array
+    S: Array
+    scale: Array
+    T: Array
+    P_star: Array
+    known: NDArray[np.bool_]
+
+    @property
+    def H(self) -> Array:
+        """(K, L) the largest eigenvalue of C_oo."""
+        return np.asarray((self.S[..., 0] * self.scale) ** 2)
+
+
+def _wiener(F: Array, Y: Array, size: Array, dtype: str) -> _Wiener:
+    """P* = C_to C_oo^+ from C_oo = F F^T and C_to = [Y, 0] F^T, and whether it is known.
+
+    `size` is the norm of the target that x predicts, of which the columns of Y are those that F can reach. A state
+    whose factors are known up to errors of eps norm moves P* by at most
+
+        eps (s_1 / s_k) [norm(P*) + size / s_1 + rest / s_k],    rest^2 = size^2 - norm(T)^2,
+
+    s_k the smallest singular value that is not zero (the perturbation theory of least squares; docs/derivation.md, 7).
+    """
+    r, eps = F.shape[-2], float(np.finfo(dtype).eps)
+    # Relative to the largest entry: 1 / S of a subnormal S would be infinite.
+    scale = np.abs(F).max(axis=(-2, -1))
+    unit = np.where(scale > 0, scale, 1.0)
+    U, S, Vt = np.linalg.svd(F / unit[..., None, None], full_matrices=False)
+    keep = (ZERO * eps * S[..., :1] < S) & (S > 0)
+    S_inv = np.where(keep, 1.0 / np.where(keep, S, 1.0), 0.0)
+    T = Y @ np.swapaxes(Vt[..., :r], -1, -2)
+    rest = np.sqrt(np.maximum(1.0 - (_norm(T) / size) ** 2, 0.0)) * size
+    T = T * keep[..., None, :]
+    P_star = (T / unit[..., None, None] * S_inv[..., None, :]) @ np.swapaxes(U, -1, -2)
+    length, inverse, size = _norm(P_star), S_inv.max(axis=-1), size / unit
+    error = ROUNDING * eps * inverse * (S[..., 0] * (length + rest / unit * inverse) + size)
+    # B_o so small beside B_t that P* leaves the range of a float: no value, as at B_o = 0.
+    lost = ~(np.abs(P_star).max(axis=(-2, -1)) < LARGEST) | (S[..., 0] == 0)
+    known = ~lost & ((error <= ACCURACY[dtype] * length) | (size == 0))
+    return _Wiener(U, S, unit, T, np.where(known[..., None, None], P_star, 0.0), known)
+
+
+def _feature_metrics(P: Array, wiener: _Wiener, target: Array) -> dict[str, Array]:
+    """W_excess, Hmax_exact and the effective ranks, of a linear predictor; `target` is (tr C_tt)^(1/2).
+
+    P and F are scaled before their product, which would vanish at 1e-162 each.
+    """
+    size = np.abs(P).max(axis=(-2, -1))
+    unit = np.where(size > 0, size, 1.0)
+    predicted = (P / unit[..., None, None]) @ (wiener.U * wiener.S[..., None, :])
+    excess = predicted * (unit * wiener.scale)[..., None, None] - wiener.T
+    return {
+        "W_excess": _log10(_norm(excess), target),
+        "Hmax_exact": wiener.H,
+        **_rank_metrics(wiener.S, np.asarray(np.linalg.svd(predicted, compute_uv=False))),
+    }
+
+
+def _rank_metrics(S: Array, S_pred: Array) -> dict[str, Array]:
+    """Effective ranks of the features and the predictions from the singular values of their factors."""
+    columns: dict[str, Array] = {}
+    for name, s in (("encoded", S), ("pred", S_pred)):
+        relative = s / s[..., :1]
+        columns[f"erank_{name}"] = effective_rank(relative**2)
+        columns[f"erank_sv_{name}"] = effective_rank(relative)
+    return columns
+
+
+def has_collapsed(now: Array | float, start: Array | float) -> NDArray[np.bool_]:
+    """Whether all features have vanished, from `Hmax_exact` now and at epoch 0.
+
+    Below `COLLAPSED` of the start, that is, features a thousandth as long: no mode is left, as Hmax_exact is the
+    variance of the largest. Modes that die beside others that live are what the effective ranks show. False where a
+    value is missing.
+    """
+    return np.asarray(np.less(now, COLLAPSED * np.asarray(start)))
+
+
+def effective_rank(weights: Array) -> Array:
+    """Exp of the entropy of weights normalised to sum 1, over the last axis; NaN where all are zero.
+
+    Roy and Vetterli, The Effective Rank, EUSIPCO 2007, where the weights are singular values; between 1 and their
+    number.
+    """
+    scaled = weights / weights.max(axis=-1, keepdims=True)
+    p = scaled / scaled.sum(axis=-1, keepdims=True)
+    terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)
+    return np.asarray(np.where(np.isfinite(scaled[..., 0]), np.exp(-terms.sum(axis=-1)), np.nan))
+
+
+def _predictor_metrics(P: Array, wiener: _Wiener) -> dict[str, Array]:
+    """W_Fro_aligned, W_Fro_raw and W_rel_sv_err, NaN where P* is not known; also the relative error of P* = 0."""
+    P_star, known = wiener.P_star, wiener.known
+    size = _norm(P_star)
+    unit = P_star / np.where(size > 0, size, 1.0)[..., None, None]
+    O = _nearest_rotation(P @ np.swapaxes(unit, -1, -2))
+    raw = _norm(P - P_star)
+    # The identity is one of the rotations, so rounding must not lift the minimum above it.
+    aligned = np.minimum(_norm(np.swapaxes(O, -1, -2) @ P - P_star), raw)
+    s, s_star = (np.linalg.svd(M, compute_uv=False) for M in (P, P_star))
+    columns = {
+        "W_Fro_aligned": _log10(aligned, size),
+        "W_Fro_raw": _log10(raw, size),
+        "W_rel_sv_err": np.where(size > 0, _finite(_norm((s - s_star)[..., None, :]) / size), np.nan),
+    }
+    return {name: np.where(known, value, np.nan) for name, value in columns.items()}
+
+
+def _finite(values: Array) -> Array:
+    """NaN in place of what has left the range of a float."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _log10(error: Array, size: Array) -> Array:
+    argument = np.maximum(error, LOG_FLOOR * size)
+    return np.where(argument > 0, np.log10(argument), np.nan)
+
+
+def _encoder_metrics(b: Array, L: Array, world: World, dtype: str) -> dict[str, Array]:
+    """BA_err_aligned, enc_procrustes_fro and enc_proj_dist.
+
+    The projector distance is computed from sines, (r - k) + 2 norm(V_k outside the span of A)^2 with k the rank of
+    B_o: the difference of the projectors itself would lose half the digits near zero.
+    """
+    r = world.r
+    R_t = np.swapaxes(_nearest_rotation(b @ world.R_A_inv.T), -1, -2)
+    inside, outside = _norm(R_t @ b - world.R_A_inv), _norm(L)
+    _, s, Vt = np.linalg.svd(np.concatenate([b, L], axis=-1), full_matrices=False)
+    cutoff = max(RANK_CUTOFF, ZERO * float(np.finfo(dtype).eps))
+    in_rank = (s > cutoff * s[..., :1]) & (s > 0)
+    rank = in_rank.sum(axis=-1)
+    sines = np.where(in_rank, (Vt[..., r:] ** 2).sum(axis=-1), 0.0).sum(axis=-1)
+    return {
+        "BA_err_aligned": _norm(R_t @ (b @ world.R_A) - np.eye(r)),
+        "enc_procrustes_fro": np.sqrt(inside**2 + outside**2),
+        "enc_proj_dist": np.where(rank > 0, np.sqrt((r - rank) + 2 * sines), np.nan),
+    }
+
+
+def _nearest_rotation(M: Array) -> Array:
+    """U V^T of M = U S V^T: the orthogonal O that maximises tr(O^T M)."""
+    U, _, Vt = np.linalg.svd(M)
+    return np.asarray(U @ Vt)
+
+
+def _norm(M: Array) -> Array:
+    """Frobenius norm over the last two axes, scaled so that squares neither overflow nor vanish."""
+    flat = np.abs(M).reshape(*M.shape[:-2], -1)
+    scale = flat.max(axis=-1, keepdims=True)
+    safe = np.where(scale > 0, scale, 1.0)
+    return np.asarray(np.sqrt(((flat / safe) ** 2).sum(axis=-1)) * safe[..., 0])

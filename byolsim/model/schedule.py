@@ -1,0 +1,86 @@
+"""The auto schedule of SPEC 4: a curvature estimate H_t by power iteration, and the two rates that follow it.
+
+The conventions, fixed here once:
+
+* The clock ticks at the steps t = 1, 1 + auto_every, 1 + 2 auto_every, ... On a tick, before the parameters move, the
+  step's own feature covariance C = (1/n) sum z_o z_o^T (the population C_oo under the population sampler), at the
+  parameters before the step, enters the moving average S <- (1 - 0.1) S + 0.1 C, whose bias-corrected value after k
+  ticks is S / (1 - 0.9^k).
+* The power iteration starts from the vector of equal entries, runs 100 iterations on the first tick and `power_iters`
+  on each later one, from where it stopped. H_t is the Rayleigh quotient of the result.
+* Rates use max(H_t, H_floor), H_floor = 1e-3 of the first H_t, so that a collapsing encoder does not make them explode.
+* At every step each rate is kept below 0.99 of its own heavy-ball limit; the spectral norm is that of P before the
+  step. Every step at which a bound or the floor was active is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from byolsim.model.theory import heavy_ball_limit
+
+Array = NDArray[np.float64]
+
+AVERAGE_RATE = 0.1
+FIRST_ITERATIONS = 100
+FLOOR_FRACTION = 1e-3
+FLOOR_MINIMUM = 1e-12
+LIMIT_FRACTION = 0.99
+
+
+@dataclass
+class CurvatureEstimate:
+    """The plain form of the estimate H_t of lambda_max(C_oo); `power_iters` iterations a tick after the first."""
+
+    r: int
+    power_iters: int = 1
+    H: float = np.nan
+    H_floor: float = 0.0
+    ticks: int = 0
+    average: Array = field(init=False)
+    vector: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.average = np.zeros((self.r, self.r))
+        self.vector = np.full(self.r, 1 / np.sqrt(self.r))
+
+    def tick(self, C: Array) -> None:
+        """Take one feature covariance (r, r) into the average and iterate."""
+        self.ticks += 1
+        self.average = (1 - AVERAGE_RATE) * self.average + AVERAGE_RATE * C
+        corrected = self.average / (1 - (1 - AVERAGE_RATE) ** self.ticks)
+        for _ in range(FIRST_ITERATIONS if self.ticks == 1 else self.power_iters):
+            image = corrected @ self.vector
+            size = np.sqrt(image @ image)
+            if size > 0:
+                self.vector = image / size
+        self.H = float(self.vector @ corrected @ self.vector)
+        if self.ticks == 1:
+            self.H_floor = max(FLOOR_FRACTION * self.H, FLOOR_MINIMUM)
+
+
+@dataclass(frozen=True)
+class AutoRates:
+    """The plain form of the rule: alpha_t = c_alpha tau / H_t and beta_t = c_beta tau / H_t below their limits."""
+
+    tau: float
+    mu_P: float
+    mu_B: float
+    eta: float
+    lambda_max_x: float
+
+    def alpha(self, c: float, H: float) -> tuple[float, bool]:
+        """The predictor's rate at curvature H (floored), and whether its limit 2 (1 + mu_P) / (H + eta) cut it."""
+        return _below(c * self.tau / H, LIMIT_FRACTION * heavy_ball_limit(H, self.mu_P, self.eta))
+
+    def beta(self, c: float, H: float, P: Array) -> tuple[float, bool]:
+        """The encoder's rate, and whether its limit 2 (1 + mu_B) / (lambda_max(Sigma_x) ||P||_2^2 + eta) cut it."""
+        curvature = self.lambda_max_x * float(np.linalg.norm(P, 2)) ** 2
+        return _below(c * self.tau / H, LIMIT_FRACTION * heavy_ball_limit(curvature, self.mu_B, self.eta))
+
+
+def _below(rate: float, limit: float) -> tuple[float, bool]:
+    return min(rate, limit), rate > limit

@@ -1,0 +1,163 @@
+"""START HERE: one step of training, the central equation of the program, in plain form.
+
+At the parameters before the step a sampler gives the residual gradient G = (1/n) sum (P B_o x - B_t x+) x^T, the loss
+and the feature covariance (`state.Evaluation`). Then, with weight decay eta and heavy-ball momenta mu_P and mu_B,
+
+    grad_P = G B_o^T + eta P              V_P <- mu_P V_P + grad_P       P   <- P   - alpha_t V_P
+    grad_B = P^T G + eta B_o              V_B <- mu_B V_B + grad_B       B_o <- B_o - beta_t V_B
+    B_t <- (1 - tau) B_t + tau B_o
+
+where both gradients are taken before either parameter moves, each parameter moves at multiples of its own period only,
+and the target takes the new B_o at every step. The rates are fixed or follow the curvature estimate (`schedule`).
+
+Everything here is a function of one run: `backends/plain` calls it for each run of a group, and every other backend
+equals it to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from byolsim.config.run import RunConfig
+from byolsim.model.predictor import PredictorRule
+from byolsim.model.schedule import AutoRates, CurvatureEstimate
+from byolsim.model.state import DIVERGENCE_BOUND, Array, Evaluation, State
+from byolsim.model.target import Target
+from byolsim.model.theory import gradients
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What does not change during a run.
+
+    Attributes
+    ----------
+    lambda_max_x : the largest eigenvalue of Sigma_x, for the bound of beta.
+    predictor, target : how they follow.
+    settle : brings the state of a sampler's coordinates back to their form after a step that moved the encoder.
+    """
+
+    config: RunConfig
+    lambda_max_x: float
+    predictor: PredictorRule
+    target: Target
+    settle: Callable[[State], State]
+
+
+class Rates(NamedTuple):
+    """Learning rates of a step, and which of the schedule's safeguards were active in it.
+
+    Attributes
+    ----------
+    alpha, beta : NaN for one that the schedule has not set yet.
+    clips : the limit of alpha, the limit of beta, the floor of H_t.
+    """
+
+    alpha: float
+    beta: float
+    clips: tuple[bool, bool, bool] = (False, False, False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    memory : of the predictor rule.
+    loss : of the last step, at the parameters before it; NaN at epoch 0.
+    rates : of the last step.
+    clips : steps so far at which each of `Rates.clips` was active.
+    diverged_epoch : the step after which the run diverged, or -1; it takes no further step.
+    """
+
+    state: State
+    memory: Any
+    curvature: CurvatureEstimate
+    rates: Rates
+    loss: float = math.nan
+    clips: tuple[int, int, int] = (0, 0, 0)
+    diverged_epoch: int = -1
+
+
+def start(P: Array, B_o: Array, rules: Rules) -> Run:
+    """Epoch 0: the target at the encoder, momentum 0, no rate set yet that follows the schedule."""
+    config = rules.config
+    state = State(P=P, V_P=np.zeros_like(P), B_o=B_o, V_B=np.zeros_like(B_o), B_t=B_o)
+    alpha, beta = (math.nan if rate is None else rate for rate in (config.lr_pred, config.lr_enc))
+    return Run(
+        state=state,
+        memory=rules.predictor.start(state),
+        curvature=CurvatureEstimate(len(P), config.power_iters),
+        rates=Rates(alpha, beta),
+    )
+
+
+def step(t: int, run: Run, evaluation: Evaluation, rules: Rules) -> Run:
+    """Step t = 1, 2, ... from what a sampler evaluated at `run.state`."""
+    curvature = curvature_after(t, run.curvature, evaluation.C_oo, rules.config)
+    rates = rates_in_force(curvature, run.state.P, rules)
+    state = descend(t, run.state, evaluation.G, rates, rules.config)
+    state, memory = rules.predictor.after_step(state, evaluation, run.memory)
+    state = rules.target.after_step(state)
+    finite = is_bounded(state)
+    return Run(
+        state=rules.settle(state) if finite and t % rules.config.enc_update_every == 0 else state,
+        memory=memory,
+        curvature=curvature,
+        rates=rates,
+        loss=evaluation.loss,
+        clips=(run.clips[0] + rates.clips[0], run.clips[1] + rates.clips[1], run.clips[2] + rates.clips[2]),
+        diverged_epoch=-1 if finite else t,
+    )
+
+
+def curvature_after(t: int, estimate: CurvatureEstimate, C_oo: Array, config: RunConfig) -> CurvatureEstimate:
+    """The estimate H_t, which takes in C_oo on the ticks t = 1, 1 + auto_every, ... of its clock."""
+    if (t - 1) % config.auto_every != 0:
+        return estimate
+    after = copy.copy(estimate)
+    after.tick(C_oo.astype(np.float64))
+    return after
+
+
+def rates_in_force(curvature: CurvatureEstimate, P: Array, rules: Rules) -> Rates:
+    """alpha_t and beta_t: the fixed rate, or min(c tau / H, limit) with H = max(H_t, H_floor) and P before the step."""
+    config = rules.config
+    auto = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.weight_decay, rules.lambda_max_x)
+    H, floored = max(curvature.H, curvature.H_floor), curvature.H_floor > curvature.H
+    alpha, alpha_cut, beta, beta_cut = config.lr_pred, False, config.lr_enc, False
+    if alpha is None:
+        alpha, alpha_cut = auto.alpha(config.auto_alpha_c, H)
+    if beta is None:
+        beta, beta_cut = auto.beta(config.auto_beta_c, H, P.astype(np.float64))
+    scheduled = config.lr_pred is None or config.lr_enc is None
+    return Rates(alpha, beta, (alpha_cut, beta_cut, floored and scheduled))
+
+
+def descend(t: int, state: State, G: Array, rates: Rates, config: RunConfig) -> State:
+    """P and B_o after their gradient steps, each where t is a multiple of its period."""
+    P, V_P, B_o, V_B, _ = state
+    grad_P, grad_B = gradients(P, B_o, G, config.weight_decay)
+    if t % config.pred_update_every == 0:
+        P, V_P = heavy_ball(P, V_P, grad_P, rates.alpha, config.mom_pred)
+    if t % config.enc_update_every == 0:
+        B_o, V_B = heavy_ball(B_o, V_B, grad_B, rates.beta, config.mom_enc)
+    return state._replace(P=P, V_P=V_P, B_o=B_o, V_B=V_B)
+
+
+def heavy_ball(W: Array, V: Array, gradient: Array, rate: float, mu: float) -> tuple[Array, Array]:
+    """(W, V) after V <- mu V + gradient, W <- W - rate V. Polyak, Some Methods of Speeding Up Convergence, 1964."""
+    V = mu * V + gradient
+    return W - rate * V, V
+
+
+def is_bounded(state: State) -> bool:
+    """Whether norm(P)_F and norm(B_o)_F are numbers of at most `DIVERGENCE_BOUND`."""
+    return all(float(np.linalg.norm(W)) <= DIVERGENCE_BOUND for W in (state.P, state.B_o))

@@ -1,0 +1,1 @@
+"""Stored runs: their columns and files, reading a folder, listing, exporting."""

@@ -1,0 +1,1 @@
+"""Grids of runs: plan, cost, dispatch over pools of workers."""

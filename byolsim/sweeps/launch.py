@@ -1,0 +1,232 @@
+"""Compute and store: one run, or a grid."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from byolsim.backends import get_backend
+from byolsim.backends.base import GroupTooLarge
+from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.errors import UserError
+from byolsim.machine.temporary import clear_leftovers, temporary_path
+from byolsim.machine.threads import one_blas_thread
+from byolsim.record import RunRecord
+from byolsim.simulate import simulate_runs, warm_up
+from byolsim.store.failures import FOLDER, clear_failure
+from byolsim.store.files import check_place, exists, is_complete, run_path, save
+from byolsim.store.tracking import log_run
+from byolsim.sweeps.dispatch import Dispatch
+from byolsim.sweeps.outcome import Outcome, Progress, Writer, unfailing
+from byolsim.sweeps.plan import Plan, check_workers, plan_sweep
+from byolsim.sweeps.pools.base import Here, Pool, Through, executor_size
+from byolsim.sweeps.pools.processes import Processes
+from byolsim.sweeps.rows import check_rows
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep left, run by run, how long it took, and why it stopped early, if it did."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    wall_s: float = 0.0
+    stopped: str = ""
+
+    def count(self, status: str) -> int:
+        """Number of runs that ended so."""
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+
+def run(
+    config: RunConfig,
+    out_dir: str | Path = "runs_parquet",
+    *,
+    run_name: str | None = None,
+    force: bool = False,
+    log_wandb: bool = False,
+    progress: Callable[[int], None] = lambda epochs: None,
+) -> tuple[Path, RunRecord | None]:
+    """Compute one run and store it; the path, and the record or None if the complete file was already there.
+
+    Raises
+    ------
+    UserError
+        If the configuration cannot be run, the folder cannot be written, or a file of another run has the name.
+    """
+    config = get_backend(config.backend).resolve(config)
+    path, there = _target(config, out_dir, run_name, force)
+    if there:
+        return path, None
+    check_rows([config])
+    check_writable(out_dir)
+    try:
+        (record,) = simulate_runs([config], unfailing(progress))
+    except GroupTooLarge as error:
+        raise UserError(f"{error}: lower batch_size, d_obs or hidden") from error
+    save(record, path)
+    clear_failure(out_dir, config)
+    if log_wandb:
+        log_run(record, out_dir)
+    return path, record
+
+
+def sweep(
+    config: SweepConfig,
+    out_dir: str | Path = "runs_parquet",
+    *,
+    workers: int | None = None,
+    force: bool = False,
+    retry_failed: bool = False,
+    fail_fast: bool = False,
+    shard: tuple[int, int] | None = None,
+    executor: Executor | None = None,
+    workers_write: bool = False,
+    log_wandb: bool = False,
+    progress: Progress = lambda run_steps: None,
+) -> SweepResult:
+    """Compute the runs of a grid that are not there yet.
+
+    The same bits for any number of workers, any executor, any shards. A run that diverges is a result; a run that
+    fails for another reason is recorded as `<id>.failed.json`, and the others go on.
+
+    Parameters
+    ----------
+    workers : processes (all cores by default); with an executor, the groups that it is given at a time (one a worker).
+    force : compute also what is there.
+    retry_failed : compute also the runs whose failure is recorded.
+    fail_fast : stop at the first run that fails, and end what is running.
+    shard : (I, N), to do the part I = 0..N-1 of N.
+    executor : any `concurrent.futures.Executor` to map the groups over; it is not shut down.
+    workers_write : the executor's workers share the folder and write it themselves.
+
+    Raises
+    ------
+    UserError
+        If the grid cannot be run or the folder cannot be written.
+    """
+    check_workers(workers)
+    count = workers or (executor_size(executor) if executor is not None else None)
+    plan = plan_sweep(config, out_dir, workers=count, force=force, retry_failed=retry_failed, shard=shard)
+    return carry_out(
+        plan,
+        executor=executor,
+        limit=workers,
+        workers_write=workers_write,
+        fail_fast=fail_fast,
+        log_wandb=log_wandb,
+        progress=progress,
+    )
+
+
+def carry_out(
+    plan: Plan,
+    *,
+    executor: Executor | None = None,
+    limit: int | None = None,
+    workers_write: bool = False,
+    fail_fast: bool = False,
+    log_wandb: bool = False,
+    progress: Progress = lambda run_steps: None,
+) -> SweepResult:
+    """Do what was planned; as `sweep`, with `limit` for the groups that an executor is given at a time."""
+    start = time.perf_counter()
+    outcomes = _known(plan)
+    if not plan.todo:
+        return SweepResult(outcomes, time.perf_counter() - start)
+    check_writable(plan.out_dir)
+    for group in plan.todo:
+        warm_up(group[0])
+    writer = Writer(plan.out_dir.absolute() if workers_write else plan.out_dir, plan.force, log_wandb)
+    try:
+        with one_blas_thread(), _pool(plan, writer, executor, limit, workers_write) as pool:
+            dispatch = Dispatch(pool, writer, fail_fast, unfailing(progress))
+            dispatch.run(plan.todo)
+    finally:
+        clear_all_leftovers(plan.out_dir)
+    outcomes += _still_there(dispatch.outcomes, plan.out_dir)
+    if dispatch.stopped:
+        ended = {outcome.run_id for outcome in outcomes}
+        left = [run for group in plan.todo for run in group if run.run_id not in ended]
+        outcomes += [Outcome(run.run_id, writer.path(run), "left") for run in left]
+    return SweepResult(outcomes, time.perf_counter() - start, dispatch.stopped)
+
+
+def _pool(plan: Plan, writer: Writer, executor: Executor | None, limit: int | None, workers_write: bool) -> Pool:
+    if executor is not None:
+        return Through(executor, limit, writer, workers_write)
+    return Processes(plan.workers, writer) if plan.workers > 1 else Here(writer)
+
+
+def _still_there(outcomes: Sequence[Outcome], out_dir: Path) -> list[Outcome]:
+    """Outcomes of the sweep; a run whose file somebody removed since is not complete."""
+    try:
+        names = {entry.name for entry in os.scandir(out_dir)}
+    except OSError:  # the whole folder is gone
+        names = set()
+    removed = "its file was removed while the sweep ran"
+    return [
+        outcome
+        if outcome.status == "failed" or outcome.path.name in names
+        else replace(outcome, status="failed", reason=removed, transient=True)
+        for outcome in outcomes
+    ]
+
+
+def _known(plan: Plan) -> list[Outcome]:
+    """The runs that are not to be computed: already there, or failed before."""
+    pending = {run.run_id for group in plan.todo for run in group}
+    outcomes = []
+    for run in plan.runs:
+        run_id = run.run_id
+        if run_id in plan.failed:
+            outcomes.append(Outcome(run_id, run_path(plan.out_dir, run), "failed", plan.failed[run_id]))
+        elif run_id not in pending:
+            outcomes.append(Outcome(run_id, run_path(plan.out_dir, run), "skipped"))
+    return outcomes
+
+
+def describe_run(config: RunConfig, out_dir: str | Path, *, run_name: str | None = None, force: bool = False) -> str:
+    """What `run` would do, without doing it."""
+    config = get_backend(config.backend).resolve(config)
+    path, there = _target(config, out_dir, run_name, force)
+    if there:
+        return f"{path} is there already: nothing to compute"
+    check_rows([config])
+    return f"would write {path}: {config.epochs:,} epochs on {config.backend}/{config.device}, run id {config.run_id}"
+
+
+def _target(config: RunConfig, out_dir: str | Path, run_name: str | None, force: bool) -> tuple[Path, bool]:
+    """The file of a run, and whether it is there and need not be computed."""
+    path = run_path(out_dir, config, run_name)
+    if force or not exists(path):
+        return path, False
+    if is_complete(path, config):
+        return path, True
+    if run_name is not None:
+        raise UserError(f"{path} is there and is another run's: choose another run_name, or --force to replace it")
+    check_place(path, config)
+    return path, False
+
+
+def check_writable(out_dir: str | Path, option: str = "out_dir") -> None:
+    """Make the folder and prove that a file can be made in it, before hours are spent; `UserError` if not."""
+    folder = Path(out_dir)
+    probe = temporary_path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+        clear_all_leftovers(folder)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{option} {str(out_dir)!r} cannot be written: {why}") from error
+
+
+def clear_all_leftovers(out_dir: Path) -> None:
+    """Remove what killed processes left in a runs folder in the middle of a write."""
+    for folder in (out_dir, out_dir / FOLDER):
+        clear_leftovers(folder)

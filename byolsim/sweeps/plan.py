@@ -1,0 +1,106 @@
+"""What a sweep is about to do: its runs, those that are missing, the groups they are cut into. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from byolsim.backends import get_backend
+from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.errors import UserError
+from byolsim.store.failures import lasting_failures
+from byolsim.store.files import is_complete, run_path
+from byolsim.sweeps import rows
+from byolsim.sweeps.grid import estimated_cost, expand, shard_of, tasks
+from byolsim.sweeps.pools.base import available_cores
+
+MAX_WORKERS = 4096
+WORTH_PROCESSES = 4e10
+"""Operations, about two seconds of one core, above which a sweep uses more than one process."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is about to do.
+
+    Attributes
+    ----------
+    config : the grid.
+    runs : all runs of the grid, or of the shard.
+    todo : the groups of runs to compute, in the order of execution.
+    failed : run id -> reason of the runs that failed before and are not tried again.
+    workers : processes that will be used.
+    force : compute what is there already.
+    """
+
+    out_dir: Path
+    config: SweepConfig
+    runs: list[RunConfig]
+    todo: list[list[RunConfig]]
+    failed: Mapping[str, str]
+    workers: int
+    force: bool = False
+
+    @property
+    def run_steps(self) -> int:
+        """Training steps, summed over the runs to compute."""
+        return sum(run.epochs for group in self.todo for run in group)
+
+    def for_workers(self, workers: int) -> Plan:
+        """The same runs, cut into groups for another number of workers."""
+        pending = [run for group in self.todo for run in group]
+        todo = _groups(pending, workers)
+        return replace(self, todo=todo, workers=min(workers, len(todo)))
+
+
+def plan_sweep(
+    config: SweepConfig,
+    out_dir: str | Path = "runs_parquet",
+    *,
+    workers: int | None = None,
+    force: bool = False,
+    retry_failed: bool = False,
+    shard: tuple[int, int] | None = None,
+) -> Plan:
+    """What `sweep` would do.
+
+    Raises
+    ------
+    UserError
+        If a backend cannot run a configuration, the shard is none, or the number of workers.
+    """
+    check_workers(workers)
+    backend = get_backend(config.backend)
+    runs = [backend.resolve(run) for run in expand(config)]
+    if shard is not None:
+        runs = shard_of(runs, *shard)
+    missing = [run for run in runs if force or not is_complete(run_path(out_dir, run), run)]
+    failures = {} if force or retry_failed else lasting_failures(out_dir)
+    failed = {run.run_id: failures[run.run_id] for run in missing if run.run_id in failures} if failures else {}
+    pending = [run for run in missing if run.run_id not in failed] if failed else missing
+    # One process feeds a GPU: a group there is as large as its memory allows.
+    on_gpu = bool(runs) and runs[0].device == "cuda"
+    count = 1 if on_gpu else workers or _default_workers(pending)
+    todo = _groups(pending, count)
+    if todo:
+        rows.check_rows(max(todo, key=len), min(count, len(todo)))
+    return Plan(Path(out_dir), config, runs, todo, failed, min(count, len(todo)), force)
+
+
+def check_workers(workers: int | None) -> None:
+    """`UserError` for a number of workers that is none."""
+    if workers is not None and (type(workers) is not int or not 1 <= workers <= MAX_WORKERS):
+        raise UserError(f"workers = {workers!r} is not allowed: must be a whole number >= 1 and <= {MAX_WORKERS}")
+
+
+def _groups(pending: Sequence[RunConfig], workers: int) -> list[list[RunConfig]]:
+    if not pending:
+        return []
+    limit = min(get_backend(pending[0].backend).group_limit(pending[0]), rows.group_limit(pending[0]))
+    return tasks(pending, workers, limit)
+
+
+def _default_workers(pending: Sequence[RunConfig]) -> int:
+    """All cores, or this process alone where starting others would take longer than the work."""
+    return available_cores() if estimated_cost(pending) > WORTH_PROCESSES else 1
