@@ -7,13 +7,14 @@ without files; `load_runs` reads a folder back as one table. Names are imported 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from byolsim.version import __version__
+
 if TYPE_CHECKING:
     from byolsim.config.run import RunConfig, SweepConfig
     from byolsim.simulate import simulate_runs
     from byolsim.store.folder import load_runs
     from byolsim.sweeps.launch import run, sweep
 
-__version__ = "0.1.0"
 __all__ = ["RunConfig", "SweepConfig", "__version__", "load_runs", "run", "simulate_runs", "sweep"]
 
 _HOMES = {

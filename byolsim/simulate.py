@@ -18,9 +18,9 @@ from byolsim.machine.doing import doing
 from byolsim.machine.interrupts import deferred_interrupt
 from byolsim.model.metrics import METRICS, order_metrics, sampled_metrics
 from byolsim.model.order import OrderParameters
+from byolsim.model.rows import check_rows, logged_rows
 from byolsim.model.world import World
 from byolsim.record import ClipCounts, RunRecord
-from byolsim.sweeps.rows import check_rows, logged_rows
 
 
 def group_key(config: RunConfig) -> tuple[tuple[str, object], ...]:

@@ -1,4 +1,4 @@
-"""Which code computes: versions for the files, and a name for the very sources of this package."""
+"""The version of the program, and of what it writes and computes; which code a process runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from byolsim import __version__
-from byolsim.config.run import NUMERICS_VERSION
+__version__ = "0.1.0"
+
+SCHEMA_VERSION = 1
+"""Version of the Parquet columns and metadata."""
+
+NUMERICS_VERSION = 2
+"""Raised whenever the same configuration would give other numbers than before."""
 
 
 @cache

@@ -74,7 +74,8 @@ def arrows(root: Path) -> tuple[Arrows, Arrows]:
                 ever[parts[0]].add(target)
                 if at_load:
                     loading[parts[0]].add(target)
-    loading["__init__"] = set(ever["__init__"])  # the public face loads each name when it is first asked for
+    for face in ("__init__", "__main__"):  # they load each name when it is first asked for
+        loading[face] = set(ever[face])
     return loading, ever
 
 

@@ -13,10 +13,10 @@ from typing import NoReturn
 
 import click
 
-from byolsim import __version__
 from byolsim.cli.terminal import standard_streams
 from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.machine.interrupts import SIGNALS, came, end_at_once, end_by_exception, interrupted_line, kept_handlers
+from byolsim.version import __version__
 
 _COMMANDS = {
     "run": "Train one model and store its trajectory.",

@@ -19,14 +19,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
-"""Version of the Parquet columns and metadata."""
-
-NUMERICS_VERSION = 2
-"""Raised whenever the same configuration would give other numbers than before."""
+from byolsim.version import NUMERICS_VERSION, SCHEMA_VERSION
 
 CPU_BACKENDS = ("numba", "numpy")
 """Backends for linear models on the CPU."""
+
 
 MAX_RATE = 1e6
 MAX_ROWS = 10**8

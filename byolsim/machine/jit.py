@@ -21,7 +21,7 @@ from typing import Any
 import numba
 import scipy.linalg.cython_blas  # noqa: F401
 
-SOURCES = ("jit.py", "normals.py", "plain_normals.py", "schedule.py", "state.py", "backends/numba")
+SOURCES = ("machine/jit.py", "draws", "model/schedule.py", "model/state.py", "backends/numba")
 """What compiled code depends on, relative to the package."""
 
 
@@ -55,7 +55,7 @@ def _compiled(function: Callable[..., Any], inline: bool) -> Callable[..., Any]:
 @cache
 def cache_folder() -> Path:
     """Folder of this version's compiled code: in the user's cache, or in the temporary folder if that is read-only."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for source in SOURCES:
         path = package / source

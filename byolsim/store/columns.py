@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from byolsim.config.describe import field_type
-from byolsim.config.run import NUMERICS_VERSION, SCHEMA_VERSION, RunConfig
+from byolsim.config.run import RunConfig
 from byolsim.model.metrics import METRICS
 from byolsim.record import RunRecord
 from byolsim.store.seal import Place, sealed
+from byolsim.version import NUMERICS_VERSION, SCHEMA_VERSION
 
 METADATA_KEY = b"byolsim"
 CHECKSUM_KEY = b"byolsim.sha256"

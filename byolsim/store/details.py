@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from byolsim.config.run import SCHEMA_VERSION, RunConfig, identity
+from byolsim.config.run import RunConfig, identity
 from byolsim.errors import UserError, printable
-from byolsim.sweeps.rows import logged_rows
+from byolsim.model.rows import logged_rows
+from byolsim.version import SCHEMA_VERSION
 
 STATUSES = ("completed", "diverged")
 """How a run ends that has a file."""

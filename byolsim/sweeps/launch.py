@@ -15,6 +15,7 @@ from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
 from byolsim.machine.temporary import clear_leftovers, temporary_path
 from byolsim.machine.threads import one_blas_thread
+from byolsim.model.rows import check_rows
 from byolsim.record import RunRecord
 from byolsim.simulate import simulate_runs, warm_up
 from byolsim.store.failures import FOLDER, clear_failure
@@ -25,7 +26,6 @@ from byolsim.sweeps.outcome import Outcome, Progress, Writer, unfailing
 from byolsim.sweeps.plan import Plan, check_workers, plan_sweep
 from byolsim.sweeps.pools.base import Here, Pool, Through, executor_size
 from byolsim.sweeps.pools.processes import Processes
-from byolsim.sweeps.rows import check_rows
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from byolsim.backends import get_backend
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
+from byolsim.model import rows
 from byolsim.store.failures import lasting_failures
 from byolsim.store.files import is_complete, run_path
-from byolsim.sweeps import rows
 from byolsim.sweeps.grid import estimated_cost, expand, shard_of, tasks
 from byolsim.sweeps.pools.base import available_cores
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "run_conda_windows.bat"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_conda_windows.bat"
 COMMANDS = {"single": "run", "sweep": "sweep", "analyze": "figs", "all": "all"}
 USAGE = "usage: run_conda_windows.bat {single,sweep,analyze,all} [arguments for byolsim]"
 TIMEOUT_S = 120

@@ -15,7 +15,7 @@ from byolsim.model import theory
 from byolsim.model.world import World, initial_weights
 from byolsim.sweeps.grid import expand
 
-PROGRAMS = Path(__file__).resolve().parents[1] / "benchmarks"
+PROGRAMS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)

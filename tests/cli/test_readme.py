@@ -15,7 +15,7 @@ from cases import problem
 from byolsim.model.metrics import order_metrics
 from byolsim.model.order import OrderParameters, inside_outside
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

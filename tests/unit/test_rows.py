@@ -11,12 +11,14 @@ from cases import byolsim, made_up, small
 
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
+from byolsim.machine import memory
+from byolsim.machine.memory import available_memory
+from byolsim.model import rows
+from byolsim.model.rows import ROW_BYTES, check_rows, logged_rows
 from byolsim.simulate import simulate_runs
 from byolsim.store.columns import encoded
-from byolsim.sweeps import rows
 from byolsim.sweeps.grid import expand
 from byolsim.sweeps.plan import plan_sweep
-from byolsim.sweeps.rows import ROW_BYTES, available_memory, check_rows, logged_rows
 
 GIB = 2**30
 
@@ -99,8 +101,8 @@ def test_the_limits_of_control_groups(tmp_path):
         ("nonsense\n", {9000}),
     ):
         proc.write_text(text)
-        assert set(rows._group_limits(proc, root)) == found, text
-    assert rows._group_limits(tmp_path / "none", root) == []
+        assert set(memory._group_limits(proc, root)) == found, text
+    assert memory._group_limits(tmp_path / "none", root) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")

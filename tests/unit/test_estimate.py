@@ -8,12 +8,12 @@ import pytest
 from cases import one_run, small
 
 from byolsim.config.run import SweepConfig
+from byolsim.model.rows import logged_rows as rows
 from byolsim.store.files import encode
 from byolsim.sweeps.estimate import Trial, estimate, makespan, time_group
 from byolsim.sweeps.grid import expand
 from byolsim.sweeps.launch import sweep
 from byolsim.sweeps.plan import plan_sweep
-from byolsim.sweeps.rows import logged_rows as rows
 
 GRID: dict[str, Any] = {"d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "batch_sizes": (3, 7)}
 

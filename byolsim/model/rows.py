@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
+from byolsim.machine.memory import available_memory
 from byolsim.model.metrics import METRICS
 
 ROW_BYTES = 8 * (len(METRICS) + 1)
@@ -57,42 +55,3 @@ def check_rows(group: Sequence[RunConfig], processes: int = 1) -> None:
             f"{needed / 2**30:.1f} GiB{several}: must be at most {room / 2**30:.1f} GiB, the memory that there is; "
             f"raise log_every or lower epochs{fewer}"
         )
-
-
-def available_memory() -> int:
-    """Bytes that this process may use: of the machine, its control group and its own limit."""
-    found = [2**63 - 1]
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # a system that does not say
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found + _group_limits() + _own_limits())
-
-
-def _own_limits() -> list[int]:
-    try:
-        import resource
-    except ImportError:  # no POSIX system
-        return []
-    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    return [limit for limit in limits if limit != resource.RLIM_INFINITY]
-
-
-def _group_limits(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """The limits of the control groups that hold this process, each with those above it; versions 1 and 2."""
-    try:
-        lines = proc.read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
-        return []
-    found = []
-    for line in lines:
-        _, controllers, name = [*line.split(":", 2), "", ""][:3]
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top, file = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        folder = top / name.strip("/")
-        # in a container the name may be the host's, and only the top is there
-        for place in (place for place in (folder, *folder.parents) if place.is_relative_to(top)):
-            try:
-                found.append(int((place / file).read_text(encoding="ascii")))
-            except (OSError, ValueError):  # not there, or `max`
-                continue
-    return found

@@ -37,7 +37,7 @@ def copy_column(path: Path, source: str, target: str) -> None:
     path.write_bytes(bytes(data))
 
 
-OLD = Path(__file__).parent / "data" / "numerics_2" / "moments.parquet"
+OLD = Path(__file__).parents[1] / "data" / "numerics_2" / "moments.parquet"
 
 
 @pytest.mark.parametrize("old", [False, True])

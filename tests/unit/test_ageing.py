@@ -25,7 +25,7 @@ from byolsim.model.metrics import METRICS
 from byolsim.store.columns import schema
 from byolsim.store.files import is_complete, read_columns, read_info, run_path, save
 
-STORED = Path(__file__).parent / "data" / "numerics_2"
+STORED = Path(__file__).parents[1] / "data" / "numerics_2"
 """One run of each sampler, and one of an MLP that diverged, as numerics version 2 wrote them."""
 
 LAST_LOSS = {
