@@ -28,8 +28,8 @@ RANK_CUTOFF = 1e-10
 """Singular values below this multiple of the largest do not count in the rank of B_o, nor those below `ZERO`."""
 
 ZERO = 64.0
-"""Singular values below this many roundings (eps of the training's dtype) of the largest are zero: a mode that is dead
-stays there, since the rounding of the others does not let it fall further. P* and W_excess leave them out."""
+"""Singular values below this many roundings (eps of the training's dtype) of the largest are zero: a dead mode stays
+there, since the rounding of the others does not let it fall further. P* and W_excess leave them out."""
 
 ROUNDING = 8.0
 """Relative error of a state, in eps of its dtype: that of the stored parameters and of the arithmetic here."""
@@ -83,10 +83,10 @@ def order_metrics(order: OrderParameters, world: World, dtype: str = "float64") 
         Q_t = np.concatenate([order.b_t, order.L_t], axis=-1)
         F = np.concatenate([M_o * root_lam, sigma * Q_o], axis=-1)
         Y = M_t * root_lam
-        target = _norm(np.concatenate([Y, sigma * Q_t], axis=-1))
-        residual = np.concatenate([(order.P @ M_o - M_t) * root_lam, sigma * (order.P @ Q_o), sigma * Q_t], axis=-1)
-        error = _norm(residual)
-        wiener = _wiener(F, Y, _norm(Y), dtype)
+        signal, noise = _norm(Y), sigma * _norm(Q_t)
+        residual = np.concatenate([(order.P @ M_o - M_t) * root_lam, sigma * (order.P @ Q_o)], axis=-1)
+        error, target = np.hypot(_norm(residual), noise), np.hypot(signal, noise)
+        wiener = _wiener(F, Y, signal, dtype)
         columns = {"loss_pop": 0.5 * error**2, "loss_rel": _finite((error / target) ** 2), "gap": order.gap}
         columns |= _predictor_metrics(order.P, wiener)
         columns |= _feature_metrics(order.P, wiener, target)
@@ -191,12 +191,15 @@ def _feature_metrics(P: Array, wiener: _Wiener, target: Array) -> dict[str, Arra
 
 def _rank_metrics(S: Array, S_pred: Array) -> dict[str, Array]:
     """Effective ranks of the features and the predictions from the singular values of their factors."""
-    columns: dict[str, Array] = {}
-    for name, s in (("encoded", S), ("pred", S_pred)):
-        relative = s / s[..., :1]
-        columns[f"erank_{name}"] = effective_rank(relative**2)
-        columns[f"erank_sv_{name}"] = effective_rank(relative)
-    return columns
+    relative = np.stack((S, S_pred))
+    relative = relative / relative[..., :1]
+    (encoded, pred), (sv_encoded, sv_pred) = effective_rank(np.stack((relative**2, relative)))
+    return {
+        "erank_encoded": encoded,
+        "erank_pred": pred,
+        "erank_sv_encoded": sv_encoded,
+        "erank_sv_pred": sv_pred,
+    }
 
 
 def has_collapsed(now: Array | float, start: Array | float) -> NDArray[np.bool_]:
@@ -230,7 +233,7 @@ def _predictor_metrics(P: Array, wiener: _Wiener) -> dict[str, Array]:
     raw = _norm(P - P_star)
     # The identity is one of the rotations, so rounding must not lift the minimum above it.
     aligned = np.minimum(_norm(np.swapaxes(O, -1, -2) @ P - P_star), raw)
-    s, s_star = (np.linalg.svd(M, compute_uv=False) for M in (P, P_star))
+    s, s_star = np.linalg.svd(np.stack((P, P_star)), compute_uv=False)
     columns = {
         "W_Fro_aligned": _log10(aligned, size),
         "W_Fro_raw": _log10(raw, size),
