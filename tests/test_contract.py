@@ -2,7 +2,7 @@
 
 Configurations are random over the whole option space of linear models (`configurations`), the same on every run of the
 tests. Errors are measured against the largest value that a quantity had so far (at least 1), since the terms that make
-up a small value are of that size.
+up a small value are of that size; those of the gap against the encoders, whose distance it is.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from byolsim.target import EMA, towards
 from byolsim.world import World
 
 OTHERS = [backend for backend in BACKENDS if backend != "numpy"]
-TOLERANCE = {"float64": 1e-11, "float32": 5e-4}
-"""Twelve steps of some tens of roundings, 2e-16 or 1e-7 each, leave a hundred of them; a run that diverges cubes its
-parameters in a step, which triples a relative error, and an encoder near collapse has a condition number of its own."""
+TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
+"""Twelve steps leave a median of one rounding, 2e-16 or 1e-7. A run that diverges cubes its parameters in a step, which
+triples a relative error, and an encoder near collapse has a condition number of its own: the worst of 5,000
+configurations had 2e5 roundings in double precision and 1e3 in single."""
 
 
 def property_of(examples):
@@ -55,8 +56,14 @@ def quantities(block):
 
 
 def assert_close(ours, expected, tolerance):
+    def size_of(values):
+        largest = np.nan_to_num(abs(values)).max(axis=1, keepdims=True, initial=0)
+        return np.maximum.accumulate(np.maximum(largest, 1.0))
+
+    sizes = {name: size_of(values) for name, values in expected.items()}
+    sizes["gap"] = np.maximum(sizes["b_o"], np.sqrt(sizes["Gram of L_o"]))
     for name, values in expected.items():
-        size = np.maximum.accumulate(np.maximum(np.nan_to_num(abs(values)).max(axis=1, keepdims=True, initial=0), 1.0))
+        size = sizes[name]
         np.testing.assert_allclose(ours[name] / size, values / size, rtol=0, atol=tolerance, err_msg=name)
 
 
