@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import BACKENDS, gram, needs_torch, one_run, oracle_rows, problem, trajectory
+from cases import BACKENDS, gram, needs_torch, one_run, oracle_rows, problem, small, trajectory
 from configurations import SAMPLERS, configurations, own, shared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -189,6 +189,20 @@ def test_a_run_has_its_bits_beside_any_other_and_when_it_goes_on(backend, sample
                 np.testing.assert_array_equal(other.columns[name][rows], column, err_msg=name)
 
     holds()
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("rates", [{"lr_pred": 0.1, "lr_enc": 0.4}, {"lr_enc": 0.4}])
+def test_the_floor_of_the_curvature_counts_under_a_schedule_alone(backend, sampler, rates):
+    """Decay shrinks the encoder; the average forgets by a tenth a tick, so that no run of twelve steps comes so far."""
+    form = {"sampler": "moments", "moments_form": sampler} if sampler in ("direct", "reduced") else {"sampler": sampler}
+    config = small(
+        **form, **rates, d_obs=16, mom_enc=0.0, weight_decay=1.5, ema_m=0.3, auto_every=1, epochs=100, log_every=20
+    )
+    plain, other = (trajectory(on(name, config)) for name in ("numpy", backend))
+    assert (plain.clips[0, 2] > 0) == ("lr_pred" not in rates)
+    np.testing.assert_array_equal(other.clips, plain.clips)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
