@@ -75,7 +75,9 @@ def configurations(sampler: str) -> st.SearchStrategy[RunConfig]:
 def is_determined(config: RunConfig) -> bool:
     """Whether the directions of the reduced form are determined by the trajectory.
 
-    Without momentum and with fewer samples than r the rows of V_B are dependent, so that rounding chooses directions
-    that complete them, which the target's rows then meet: the law is the same, and the draw another one.
+    With fewer samples than r a gradient of B_o has a rank below r, and so has V_B if it forgets at once or if the first
+    gradients have columns in common, as they have from P = 0. Rounding then chooses directions that complete V_B, which
+    the target's rows meet: the law is the same, and the draw another one.
     """
-    return config.moments_form != "reduced" or config.batch_size >= config.d_latent or config.mom_enc > 0
+    generic = config.mom_enc > 0 and config.init != "zero_pred"
+    return config.moments_form != "reduced" or config.batch_size >= config.d_latent or generic
