@@ -15,7 +15,8 @@ MODULES = sorted(
     module.name for module in pkgutil.walk_packages(byolsim.__path__, "byolsim.") if module.name != "byolsim.__main__"
 )
 SWEEPS = tuple(
-    f"byolsim.{name}" for name in ("failures", "work", "pools", "processes", "dispatch", "plan", "launch", "estimate")
+    f"byolsim.{name}"
+    for name in ("failures", "work", "meter", "pools", "processes", "dispatch", "plan", "launch", "estimate")
 )
 """The rooms of a sweep: they compute and store."""
 
@@ -43,6 +44,7 @@ CORE = (
     "order",
     "metrics",
     "record",
+    "versions",
     "seal",
 )
 OUTER = ("byolsim.store", "byolsim.layout", "byolsim.analysis", "byolsim.cli", *SWEEPS)
@@ -87,3 +89,8 @@ def test_help_loads_no_command():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not set(out.split()) & {"numpy", "pydantic", "numba", "pyarrow", "matplotlib", "rich"}
+
+
+def test_the_signals_are_in_hand_before_anything_large_is_imported():
+    loaded = loaded_by("byolsim.__main__")
+    assert not loaded & {"click", "numpy", "pydantic", "rich", "byolsim.cli"}
