@@ -4,10 +4,14 @@
 without files; `load_runs` reads a folder back as one table. Names are imported on first use: `import byolsim` is light.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # checkers take it for true; the module `typing` would be most of the time of `import byolsim`
 if TYPE_CHECKING:
+    from typing import Any
+
     from byolsim.analysis.frames import load_runs
     from byolsim.config import RunConfig, SweepConfig
     from byolsim.launch import run, sweep

@@ -93,4 +93,4 @@ def test_help_loads_no_command():
 
 def test_the_signals_are_in_hand_before_anything_large_is_imported():
     loaded = loaded_by("byolsim.__main__")
-    assert not loaded & {"click", "numpy", "pydantic", "rich", "byolsim.cli"}
+    assert not loaded & {"click", "numpy", "pydantic", "rich", "byolsim.cli", "typing", "pathlib"}
