@@ -4,12 +4,16 @@
 without files; `load_runs` reads a folder back as one table. Names are imported on first use: `import byolsim` is light.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from byolsim.version import __version__
 
+TYPE_CHECKING = False  # checkers take it for true; the module `typing` would be most of the time of `import byolsim`
 if TYPE_CHECKING:
+    from typing import Any
+
     from byolsim.config.run import RunConfig, SweepConfig
     from byolsim.simulate import simulate_runs
     from byolsim.store.folder import load_runs

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.config.run import RunConfig
+from byolsim.machine.code import versions
 from byolsim.model.metrics import has_collapsed
-from byolsim.version import versions
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,4 @@
-"""The version of the program, and of what it writes and computes; which code a process runs."""
-
-from __future__ import annotations
-
-import contextlib
-import hashlib
-import platform
-from collections.abc import Mapping
-from functools import cache
-from importlib import metadata
-from pathlib import Path
+"""The version of the program, of what it writes, and of what it computes."""
 
 __version__ = "0.1.0"
 
@@ -17,24 +7,3 @@ SCHEMA_VERSION = 1
 
 NUMERICS_VERSION = 2
 """Raised whenever the same configuration would give other numbers than before."""
-
-
-@cache
-def versions() -> Mapping[str, str]:
-    """Versions of this package, of Python and of the libraries that the numbers pass through, in this process."""
-    found = {"byolsim": __version__, "python": platform.python_version()}
-    for name in ("numpy", "torch", "numba", "scipy", "pyarrow"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-@cache
-def code_id() -> str:
-    """Version, numerics version and a hash of all sources: two processes with one `code_id` run the same code."""
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
-        digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return f"byolsim {__version__} (numerics {NUMERICS_VERSION}, sources {digest.hexdigest()[:12]})"

@@ -74,8 +74,12 @@ def cache_folder() -> Path:
 
 
 def _user_cache() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "byolsim"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "byolsim"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "byolsim"
+    given = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    if os.environ.get(given):
+        return Path(os.environ[given]) / "byolsim"
+    try:
+        home = Path.home()
+    except RuntimeError:  # HOME is not set, and the system does not know this user
+        return Path(tempfile.gettempdir())
+    caches = {"win32": home / "AppData" / "Local", "darwin": home / "Library" / "Caches"}
+    return caches.get(sys.platform, home / ".cache") / "byolsim"

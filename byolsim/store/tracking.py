@@ -34,12 +34,13 @@ def log_run(record: RunRecord, out_dir: str | Path) -> None:
     if _given_up:
         return
     try:
+        os.environ.setdefault("WANDB_SILENT", "true")  # what it says before it has its settings
         wandb = import_module("wandb")
         session = _session(wandb, record, Path(out_dir) / FOLDER)
         for row, epoch in enumerate(record.epochs):
             values = {name: float(column[row]) for name, column in record.columns.items()}
             session.log({name: value for name, value in values.items() if math.isfinite(value)}, step=int(epoch))
-        where = getattr(session, "url", None) or f"offline, in {Path(out_dir) / FOLDER}"
+        where = f"{_mode()}, in {Path(out_dir) / FOLDER}" if _mode() != "online" else session.url
         session.finish()
     except Exception as error:  # anything that a third-party client may raise
         _given_up = True
@@ -52,8 +53,7 @@ def log_run(record: RunRecord, out_dir: str | Path) -> None:
 
 def _session(wandb: Any, record: RunRecord, folder: Path) -> Any:
     """A run of the client: no question, no long wait, no message of its own, its files not in the working folder."""
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode == "online" and not _has_key():
+    if _mode() == "online" and not _has_key():
         raise RuntimeError("no API key: wandb login, or WANDB_API_KEY, or WANDB_MODE=offline")
     folder.mkdir(parents=True, exist_ok=True)
     return wandb.init(
@@ -63,6 +63,10 @@ def _session(wandb: Any, record: RunRecord, folder: Path) -> Any:
         dir=os.environ.get("WANDB_DIR") or str(folder),
         settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_S),
     )
+
+
+def _mode() -> str:
+    return os.environ.get("WANDB_MODE") or "online"
 
 
 def _has_key() -> bool:

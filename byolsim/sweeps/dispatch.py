@@ -28,7 +28,7 @@ ASK_AGAIN_S = 1.0
 class Task:
     """A group, and whether a worker already died of it."""
 
-    group: tuple[RunConfig, ...]
+    group: Sequence[RunConfig]
     retried: bool = False
 
 
@@ -57,7 +57,7 @@ class Dispatch:
     def run(self, groups: Sequence[Sequence[RunConfig]]) -> None:
         """Do the groups, in this order; fills `outcomes` and `stopped`."""
         self._meter, self._asked = Meter(self.progress), 0.0
-        self._waiting.extend(Task(tuple(group)) for group in groups)
+        self._waiting.extend(Task(group) for group in groups)
         with self._claiming() as self._claims:
             while (not self.stopped and self._to_do()) or self._busy:
                 while self._may_submit():
@@ -139,7 +139,7 @@ class Dispatch:
         """The runs of a task that are to be done here; first claimed, then looked for, so that none slips between."""
         claims = self._claims
         if claims is None:
-            return task.group
+            return tuple(task.group)
         claimed = [claims.take(config) for config in task.group]
         others = tuple(config for config, mine in zip(task.group, claimed, strict=True) if not mine)
         if others:

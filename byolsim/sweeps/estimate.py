@@ -67,7 +67,7 @@ def estimate(plan: Plan, measure: Callable[[Sequence[RunConfig], float], Trial] 
     The total time is that of groups that are handed to the workers in order, as many at a time as this machine has
     cores; the start of processes and compilation are not counted.
     """
-    kinds: dict[object, list[list[RunConfig]]] = {}
+    kinds: dict[object, list[Sequence[RunConfig]]] = {}
     for group in plan.todo:
         kinds.setdefault(_kind(group), []).append(group)
     trials = {
@@ -89,8 +89,8 @@ def estimate(plan: Plan, measure: Callable[[Sequence[RunConfig], float], Trial] 
 
 
 def _cost(groups: Sequence[Sequence[RunConfig]], trial: Trial, seconds: float) -> Cost:
-    runs = [run for group in groups for run in group]
-    return Cost(len(runs), len(groups), sum(run.epochs for run in runs), seconds, sum(trial.bytes(run) for run in runs))
+    count, run = sum(map(len, groups)), groups[0][0]  # the runs of a kind have their epochs and rows in common
+    return Cost(count, len(groups), count * run.epochs, seconds, count * trial.bytes(run))
 
 
 def time_group(group: Sequence[RunConfig], budget_s: float) -> Trial:

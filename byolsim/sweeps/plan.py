@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
 from byolsim.model import rows
 from byolsim.store.failures import lasting_failures
-from byolsim.store.files import is_complete, run_path
-from byolsim.sweeps.grid import estimated_cost, expand, shard_of, tasks
+from byolsim.store.files import SUFFIX, is_complete, run_path
+from byolsim.sweeps.grid import Runs, estimated_cost, grid_of, joined, shard_of, tasks
 from byolsim.sweeps.pools.base import available_cores
 
 MAX_WORKERS = 4096
@@ -36,8 +37,8 @@ class Plan:
 
     out_dir: Path
     config: SweepConfig
-    runs: list[RunConfig]
-    todo: list[list[RunConfig]]
+    runs: Sequence[RunConfig]
+    todo: Sequence[Sequence[RunConfig]]
     failed: Mapping[str, str]
     workers: int
     force: bool = False
@@ -45,12 +46,11 @@ class Plan:
     @property
     def run_steps(self) -> int:
         """Training steps, summed over the runs to compute."""
-        return sum(run.epochs for group in self.todo for run in group)
+        return sum(group[0].epochs * len(group) for group in self.todo)
 
     def for_workers(self, workers: int) -> Plan:
         """The same runs, cut into groups for another number of workers."""
-        pending = [run for group in self.todo for run in group]
-        todo = _groups(pending, workers)
+        todo = _groups(joined(self.todo), workers)
         return replace(self, todo=todo, workers=min(workers, len(todo)))
 
 
@@ -72,13 +72,15 @@ def plan_sweep(
     """
     check_workers(workers)
     backend = get_backend(config.backend)
-    runs = [backend.resolve(run) for run in expand(config)]
+    runs = grid_of(config, backend.resolve)
+    for group in runs.streams():
+        _ = group[0]  # what the backend cannot run is refused here; it depends on the stream alone
     if shard is not None:
         runs = shard_of(runs, *shard)
-    missing = [run for run in runs if force or not is_complete(run_path(out_dir, run), run)]
+    missing = runs if force else _missing(runs, Path(out_dir))
     failures = {} if force or retry_failed else lasting_failures(out_dir)
     failed = {run.run_id: failures[run.run_id] for run in missing if run.run_id in failures} if failures else {}
-    pending = [run for run in missing if run.run_id not in failed] if failed else missing
+    pending = _those(missing, lambda run: run.run_id not in failed) if failed else missing
     # One process feeds a GPU: a group there is as large as its memory allows.
     on_gpu = bool(runs) and runs[0].device == "cuda"
     count = 1 if on_gpu else workers or _default_workers(pending)
@@ -94,7 +96,28 @@ def check_workers(workers: int | None) -> None:
         raise UserError(f"workers = {workers!r} is not allowed: must be a whole number >= 1 and <= {MAX_WORKERS}")
 
 
-def _groups(pending: Sequence[RunConfig], workers: int) -> list[list[RunConfig]]:
+def _missing(runs: Runs, out_dir: Path) -> Runs:
+    """The runs whose complete file is not there; the folder is listed once, and only what it has is opened."""
+    try:
+        names = {entry.name for entry in os.scandir(out_dir) if entry.name.endswith(SUFFIX)}
+    except OSError:
+        names = set()
+    if not names:
+        return runs
+
+    def is_missing(run: RunConfig) -> bool:
+        path = run_path(out_dir, run)
+        return path.name not in names or not is_complete(path, run)
+
+    return _those(runs, is_missing)
+
+
+def _those(runs: Runs, wanted: Callable[[RunConfig], bool]) -> Runs:
+    """The runs of which something holds."""
+    return runs.chosen(index for index, run in zip(runs.indices, runs, strict=True) if wanted(run))
+
+
+def _groups(pending: Sequence[RunConfig], workers: int) -> list[Sequence[RunConfig]]:
     if not pending:
         return []
     limit = min(get_backend(pending[0].backend).group_limit(pending[0]), rows.group_limit(pending[0]))

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from multiprocessing import synchronize
+from pathlib import Path
 
 import pytest
 from cases import byolsim
 
 from byolsim.cli import main, options
 from byolsim.config.run import SweepConfig
+from byolsim.machine import jit
 from byolsim.store.files import read_info
 from byolsim.sweeps import launch
 from byolsim.sweeps import outcome as work
@@ -169,3 +171,15 @@ def test_a_large_configuration_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.toml").write_text("epochs = 8  # a few\n")
     code, _, err = byolsim("run --config a.toml --dry_run")
     assert (code, err) == (2, "byolsim: --config 'a.toml' is too large: must be at most 10 bytes\n")
+
+
+def test_a_user_without_a_home(monkeypatch):
+    """HOME is not set, and the system does not know the user's number: a batch system or a container."""
+
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    assert jit.cache_folder.__wrapped__().is_dir()

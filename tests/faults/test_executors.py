@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from cases import small
 
-from byolsim import version as versions
 from byolsim.config.run import SweepConfig
 from byolsim.errors import UserError
+from byolsim.machine import code as versions
 from byolsim.store.failures import failure_path
 from byolsim.store.files import read_columns, read_info, schema
 from byolsim.sweeps import launch
@@ -102,9 +102,9 @@ def test_a_worker_with_other_code_is_refused(config, tmp_path, other, workers_wr
 
 def test_a_change_of_any_source_changes_its_name(tmp_path, monkeypatch):
     (tmp_path / "part").mkdir()
-    for name in ("versions.py", "part/b.py"):
+    for name in ("machine/code.py", "part/b.py"):
         (tmp_path / name).write_text("a = 1\n")
-    monkeypatch.setattr(versions, "__file__", str(tmp_path / "versions.py"))
+    monkeypatch.setattr(versions, "__file__", str(tmp_path / "machine" / "code.py"))
     name = versions.code_id.__wrapped__()
     assert versions.code_id.__wrapped__() == name
     (tmp_path / "part" / "b.py").write_text("a = 2\n")

@@ -26,7 +26,7 @@ HOMES = {
     "numba": ("byolsim.machine.jit", "byolsim.draws.normals", "byolsim.backends.numba"),
     "llvmlite": ("byolsim.machine", "byolsim.backends.numba", "byolsim.version"),
     "torch": ("byolsim.backends.torch",),
-    "pyarrow": ("byolsim.store", "byolsim.analysis"),
+    "pyarrow": ("byolsim.store.files", "byolsim.analysis"),
     "matplotlib": ("byolsim.analysis",),
     "click": ("byolsim.cli",),
     "rich": ("byolsim.cli",),
@@ -37,7 +37,7 @@ HOMES = {
 """Modules whose code may name a library."""
 
 LOADED = HOMES | {
-    "pyarrow": ("byolsim.store", "byolsim.sweeps", "byolsim.analysis", "byolsim.cli"),
+    "pyarrow": ("byolsim.store.files", "byolsim.sweeps", "byolsim.analysis", "byolsim.cli"),
     "matplotlib": ("byolsim.analysis", "byolsim.cli"),
     "rich": (),
     "dask": (),
@@ -116,6 +116,11 @@ def test_the_plain_backend_loads_no_numba(sampler, tmp_path):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "completed: 3 epochs" in out
     assert not {name.partition(".")[0] for name in out.split()} & {"numba", "llvmlite", "scipy", "torch", "matplotlib"}
+
+
+def test_the_signals_are_in_hand_before_anything_large_is_imported():
+    loaded = loaded_by("byolsim.__main__")
+    assert not loaded & {"click", "numpy", "pydantic", "rich", "byolsim.cli", "typing", "pathlib"}
 
 
 def test_help_loads_no_command():

@@ -44,6 +44,7 @@ def _a_fresh_process(monkeypatch):
     for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_SILENT", "true")
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from typing import Any
 
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
+from byolsim.machine.code import code_id
 from byolsim.record import RunRecord
 from byolsim.sweeps.outcome import Failure, Outcome, Progress, Writer, checked, compute, compute_and_store, one_line
-from byolsim.version import code_id
 
 ASK_EVERY_S = 5.0
 ANSWER_S = 60.0
