@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def deferred_interrupt() -> Iterator[None]:
@@ -26,7 +28,8 @@ def deferred_interrupt() -> Iterator[None]:
             print("byolsim: interrupted; ends after the compilation, some seconds", file=sys.stderr)
         seen.append(number)
 
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # a worker ignores Ctrl-C
+    before = {number: signal.signal(number, hold) for number in heard}
     try:
         yield
     finally:
@@ -53,7 +56,6 @@ class Terminated(SystemExit):
     """SIGTERM came."""
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _came: list[int] = []
 
 

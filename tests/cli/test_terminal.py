@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from multiprocessing import synchronize
@@ -16,6 +17,7 @@ from cases import byolsim
 from byolsim.cli import main, options
 from byolsim.config.run import SweepConfig
 from byolsim.machine import jit
+from byolsim.machine.interrupts import deferred_interrupt
 from byolsim.store.files import read_info
 from byolsim.sweeps import launch
 from byolsim.sweeps import outcome as work
@@ -183,3 +185,15 @@ def test_a_user_without_a_home(monkeypatch):
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setattr(Path, "home", unknown)
     assert jit.cache_folder.__wrapped__().is_dir()
+
+
+@posix
+def test_who_ignores_ctrl_c_does_so_while_it_compiles(capsys):
+    """A worker leaves Ctrl-C to its parent: no line of its own."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with deferred_interrupt():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == ""
