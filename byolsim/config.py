@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 SCHEMA_VERSION = 1
 """Version of the Parquet columns and metadata."""
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Raised whenever the same configuration would give other numbers than before."""
 
 MAX_RATE = 1e6

@@ -20,6 +20,10 @@ from typing import Any
 
 import numba
 import scipy.linalg.cython_blas  # noqa: F401
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 SOURCES = ("jit.py", "normals.py", "schedule.py", "backends/base.py", "backends/numba")
 """What compiled code depends on, relative to the package."""
@@ -41,15 +45,35 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _compiled(function: Callable[..., Any], inline: bool) -> Callable[..., Any]:
     settings: Any = numba.config
-    compile_ = numba.njit(
-        cache=True, nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy", forceinline=inline
-    )
+    compile_ = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=inline)
     before = settings.CACHE_DIR
     settings.CACHE_DIR = before or str(cache_folder())
     try:
         return compile_(function)
     finally:
         settings.CACHE_DIR = before
+
+
+@intrinsic
+def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """In a kernel: x y + z of numbers or lanes, in one instruction and with one rounding where the processor has it.
+
+    Written out, so that whether a product and a sum become one does not depend on what stands around them.
+    """
+    lanes = [kind for kind in (x, y, z) if not isinstance(kind, types.Number)]
+    kind = lanes[0] if lanes else typing.unify_types(x, y, z)
+    real = kind.dtype if lanes else kind
+    if real not in (types.float64, types.float32):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        llvm = context.get_value_type(kind)
+        vector = f"v{llvm.count}" if lanes else ""
+        function = ir.FunctionType(llvm, [llvm] * 3)
+        name = f"llvm.fmuladd.{vector}f{real.bitwidth}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+    return kind(kind, kind, kind), generate
 
 
 @cache
