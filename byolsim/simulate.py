@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import PER_RUN_FIELDS, LogBlock, second_moments_pay
@@ -18,6 +17,7 @@ from byolsim.interrupts import deferred_interrupt
 from byolsim.metrics import METRICS, order_metrics, sampled_metrics
 from byolsim.order import OrderParameters
 from byolsim.record import ClipCounts, RunRecord
+from byolsim.threads import one_blas_thread
 from byolsim.world import World
 
 
@@ -52,7 +52,7 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     group = [backend.resolve(config) for config in group]
     warm_up(group[0])
     start = time.perf_counter()
-    with threadpool_limits(1):
+    with one_blas_thread():
         world = World.from_config(group[0])
         epochs, parts = [], []
         for block in backend.simulate(world, group, progress):

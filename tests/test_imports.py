@@ -20,7 +20,7 @@ SWEEPS = tuple(
 """The rooms of a sweep: they compute and store."""
 
 HOMES = {
-    "numba": ("byolsim.jit", "byolsim.normals", "byolsim.backends.numba"),
+    "numba": ("byolsim.jit", "byolsim.kernel_cache", "byolsim.normals", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
     "pyarrow": ("byolsim.store", "byolsim.layout", *SWEEPS, "byolsim.analysis", "byolsim.cli"),
     "dask": (),

@@ -93,7 +93,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if closed_early:
             sys.exit(1)
         _stop(f"cannot write the output: {error.strerror or error}", 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes any for the end of an answer to a prompt; there is none
+            raise error.__cause__ from None
         _stop_interrupted(typed, 130)
     except Terminated:
         _stop_interrupted(typed, 143)
