@@ -14,6 +14,10 @@ class DiskFull(UserError):
     """A file does not fit: the disk, a quota or a limit on the size of files is full."""
 
 
+JIT_DISABLED = "NUMBA_DISABLE_JIT is set, and kernels are not Python: must be 0, or not set"
+"""Their numbers would be others as well."""
+
+
 def show_warnings_as_lines() -> None:
     """Print warnings of this process as single lines on stderr, as the commands and their workers do."""
     warnings.showwarning = _one_line

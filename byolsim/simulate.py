@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import PER_RUN_FIELDS, LogBlock, second_moments_pay
 from byolsim.config.run import RunConfig
 from byolsim.machine.doing import doing
 from byolsim.machine.interrupts import deferred_interrupt
+from byolsim.machine.threads import one_blas_thread
 from byolsim.model.metrics import METRICS, order_metrics, sampled_metrics
 from byolsim.model.order import OrderParameters
 from byolsim.model.rows import check_rows, logged_rows
@@ -55,7 +55,7 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     check_rows(group)
     warm_up(group[0])
     start = time.perf_counter()
-    with threadpool_limits(1):
+    with one_blas_thread():
         with doing("making the world"):
             world = World.from_config(group[0])
         # Laid out once, not gathered in parts: of a long run the rows are most of what the process holds.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.draws.plain_normals import CHUNK, LANES, QUARTER_PI, TWO53, U1, U11, U17, U19, U23, U41, U45, initial_state
-from byolsim.machine.jit import kernel
+from byolsim.machine.jit import fma, kernel
 
 LN2 = 0.6931471805599453
 SQRT2 = 1.4142135623730951
@@ -85,16 +85,16 @@ def _radius(bits, uniform, radius):
         f = (m - 1.0) / (m + 1.0)
         s = f * f
         series = 1 / 21
-        series = series * s + 1 / 19
-        series = series * s + 1 / 17
-        series = series * s + 1 / 15
-        series = series * s + 1 / 13
-        series = series * s + 1 / 11
-        series = series * s + 1 / 9
-        series = series * s + 1 / 7
-        series = series * s + 1 / 5
-        series = series * s + 1 / 3
-        log_u = e * LN2 + 2.0 * (f + f * s * series)
+        series = fma(series, s, 1 / 19)
+        series = fma(series, s, 1 / 17)
+        series = fma(series, s, 1 / 15)
+        series = fma(series, s, 1 / 13)
+        series = fma(series, s, 1 / 11)
+        series = fma(series, s, 1 / 9)
+        series = fma(series, s, 1 / 7)
+        series = fma(series, s, 1 / 5)
+        series = fma(series, s, 1 / 3)
+        log_u = fma(e, LN2, 2.0 * fma(f * s, series, f))
         radius[i] = np.sqrt(-2.0 * log_u)
 
 
@@ -106,23 +106,23 @@ def _rotate(words, radius, x, y):
         theta = QUARTER_PI * TWO53 * (w >> U11)
         s = theta * theta
         near = 1.0 / 20922789888000.0
-        near = near * s - 1.0 / 87178291200.0
-        near = near * s + 1.0 / 479001600.0
-        near = near * s - 1.0 / 3628800.0
-        near = near * s + 1.0 / 40320.0
-        near = near * s - 1.0 / 720.0
-        near = near * s + 1.0 / 24.0
-        near = near * s - 0.5
-        near = near * s + 1.0
+        near = fma(near, s, -1.0 / 87178291200.0)
+        near = fma(near, s, 1.0 / 479001600.0)
+        near = fma(near, s, -1.0 / 3628800.0)
+        near = fma(near, s, 1.0 / 40320.0)
+        near = fma(near, s, -1.0 / 720.0)
+        near = fma(near, s, 1.0 / 24.0)
+        near = fma(near, s, -0.5)
+        near = fma(near, s, 1.0)
         far = 1.0 / 355687428096000.0
-        far = far * s - 1.0 / 1307674368000.0
-        far = far * s + 1.0 / 6227020800.0
-        far = far * s - 1.0 / 39916800.0
-        far = far * s + 1.0 / 362880.0
-        far = far * s - 1.0 / 5040.0
-        far = far * s + 1.0 / 120.0
-        far = far * s - 1.0 / 6.0
-        far = theta + theta * s * far
+        far = fma(far, s, -1.0 / 1307674368000.0)
+        far = fma(far, s, 1.0 / 6227020800.0)
+        far = fma(far, s, -1.0 / 39916800.0)
+        far = fma(far, s, 1.0 / 362880.0)
+        far = fma(far, s, -1.0 / 5040.0)
+        far = fma(far, s, 1.0 / 120.0)
+        far = fma(far, s, -1.0 / 6.0)
+        far = fma(theta * s, far, theta)
         swap = (w & U1) != 0
         flip_x = 1.0 - 2.0 * ((w >> U1) & U1)
         flip_y = 1.0 - 2.0 * ((w >> U2) & U1)

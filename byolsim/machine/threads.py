@@ -29,25 +29,27 @@ def one_thread_each() -> Iterator[None]:
 
 
 _lock = threading.Lock()
+_limits: list[Any] = []
 _inside = 0
-_limits: Any = None
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """One BLAS thread until the last of the threads that are inside has left.
+    """One BLAS thread until the last of the threads that are inside has left, and one OpenMP thread for this one.
 
-    Groups in threads of one process would otherwise give each other back the threads that each of them took away.
+    The number of BLAS threads belongs to the process: each of two threads would otherwise give the other back what it
+    took away. That of OpenMP belongs to the thread. Each entry sets the limit again, for a library loaded meanwhile.
     """
-    global _inside, _limits
-    with _lock:
-        if _inside == 0:
-            _limits = threadpool_limits(1)
-        _inside += 1
-    try:
-        yield
-    finally:
+    global _inside
+    with threadpool_limits(1, user_api="openmp"):
         with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _limits.restore_original_limits()
+            _limits.append(threadpool_limits(1, user_api="blas"))
+            _inside += 1
+        try:
+            yield
+        finally:
+            with _lock:
+                _inside -= 1
+                if _inside == 0:
+                    while _limits:  # what the first found is restored last
+                        _limits.pop().restore_original_limits()

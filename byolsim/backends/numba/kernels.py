@@ -13,6 +13,7 @@ import numpy as np
 
 from byolsim.backends.numba.linalg import (
     distance,
+    dot,
     householder_lq,
     scale,
     scale_columns,
@@ -38,7 +39,7 @@ from byolsim.backends.numba.structures import (
     SQUARE_P,
     TAU,
 )  # fmt: skip
-from byolsim.machine.jit import inlined, kernel
+from byolsim.machine.jit import fma, inlined, kernel
 
 
 @kernel
@@ -134,7 +135,7 @@ def population_steps(lo, hi, want_loss, world, hyper, state, course, scratch):
             np.dot(C, world.A.T, scratch.G)
             for i in range(scratch.G.shape[0]):
                 for j in range(scratch.G.shape[1]):
-                    scratch.G[i, j] += variance * scratch.Y[i, j]
+                    scratch.G[i, j] = fma(variance, scratch.Y[i, j], scratch.G[i, j])
             np.dot(scratch.G, state.B_o[k].T, scratch.grad_P)
             update(k, t, world, hyper, state, course, scratch)
 
@@ -176,7 +177,7 @@ def _form_views(row, world, scratch):
 def _add_noise(signal, sigma, normals, view):
     """View <- signal + sigma normals."""
     for i in range(signal.size):
-        view[i] = signal[i] + sigma * signal.dtype.type(normals[i])
+        view[i] = fma(sigma, signal.dtype.type(normals[i]), signal[i])
 
 
 @kernel
@@ -189,23 +190,25 @@ def _moment_loss(k, state, now, scratch):
     np.dot(state.B_t[k], scratch.S_pp, scratch.grad_B)
     total = 0.0
     for i in range(scratch.G.shape[0]):
-        for j in range(scratch.G.shape[1]):
-            total += (scratch.G[i, j] - 2.0 * scratch.U[i, j]) * scratch.W[i, j]
-            total += scratch.grad_B[i, j] * state.B_t[k, i, j]
+        total += np.float64(dot(scratch.G[i], scratch.W[i])) - 2.0 * np.float64(dot(scratch.U[i], scratch.W[i]))
+        total += np.float64(dot(scratch.grad_B[i], state.B_t[k, i]))
     now[k, LOSS] = max(0.5 * total, 0.0)
 
 
 @kernel
 def _population_covariance(M_o, B_o, variance, world, scratch):
     """C_oo = M_o Lambda M_o^T + sigma^2 B_o B_o^T into C (`theory.feature_covariances`)."""
-    r = M_o.shape[0]
-    np.dot(B_o, B_o.T, scratch.C)
+    r, C, weighted = M_o.shape[0], scratch.C, scratch.image
+    np.dot(B_o, B_o.T, C)
     for i in range(r):
-        for j in range(r):
-            total = variance * scratch.C[i, j]
+        for m in range(r):
+            weighted[m] = M_o[i, m] * world.lam[m]
+        for j in range(i + 1):
+            entry = np.float64(variance * C[i, j])
             for m in range(r):
-                total += M_o[i, m] * world.lam[m] * M_o[j, m]
-            scratch.C[i, j] = total
+                entry = fma(weighted[m], np.float64(M_o[j, m]), entry)
+            C[i, j] = entry
+            C[j, i] = entry
 
 
 @inlined
@@ -221,52 +224,62 @@ def update(k, t, world, hyper, state, course, scratch):
     eta, tau, keep = real(hyper[k, ETA]), real(hyper[k, TAU]), real(hyper[k, KEEP])
     if pred_steps:
         rate, mu = real(now[k, ALPHA_T]), real(hyper[k, MU_P])
-        now[k, SQUARE_P] = _heavy_ball(k, state.P, state.V_P, scratch.grad_P, rate, mu, eta)
-    if enc_steps:
-        rate, mu = real(now[k, BETA_T]), real(hyper[k, MU_B])
-        now[k, SQUARE_B] = _heavy_ball_and_average(
-            k, state.B_o, state.V_B, state.B_t, scratch.grad_B, rate, mu, eta, tau, keep
+        now[k, SQUARE_P] = _heavy_ball(
+            P.reshape(-1), state.V_P[k].reshape(-1), scratch.grad_P.reshape(-1), rate, mu, eta
         )
+    B_o, V_B, B_t = state.B_o[k].reshape(-1), state.V_B[k].reshape(-1), state.B_t[k].reshape(-1)
+    rate, mu = real(now[k, BETA_T]), real(hyper[k, MU_B])
+    if enc_steps and P.itemsize == 8:
+        now[k, SQUARE_B] = _heavy_ball_and_average(B_o, V_B, B_t, scratch.grad_B.reshape(-1), rate, mu, eta, tau, keep)
     else:
-        _average(k, state.B_o, state.B_t, tau, keep)
+        if enc_steps:
+            now[k, SQUARE_B] = _heavy_ball(B_o, V_B, scratch.grad_B.reshape(-1), rate, mu, eta)
+        _average(B_o, B_t, state.lost[k].reshape(-1), tau, keep)
     check_divergence(k, t, now, course.diverged)
 
 
 @kernel
-def _heavy_ball(k, parameter, velocity, gradient, rate, mu, eta):
-    """V <- mu V + (gradient + eta parameter), parameter <- parameter - rate V, of run k; the new squared norm."""
-    square = gradient.dtype.type(0.0)
-    for i in range(gradient.shape[0]):
-        for j in range(gradient.shape[1]):
-            v = mu * velocity[k, i, j] + (gradient[i, j] + eta * parameter[k, i, j])
-            velocity[k, i, j] = v
-            new = parameter[k, i, j] - rate * v
-            parameter[k, i, j] = new
-            square += new * new
-    return np.float64(square)
+def _heavy_ball(parameter, velocity, gradient, rate, mu, eta):
+    """V <- mu V + (gradient + eta parameter), parameter <- parameter - rate V, entry by entry; the squared norm."""
+    for j in range(gradient.size):
+        v = fma(mu, velocity[j], fma(eta, parameter[j], gradient[j]))
+        velocity[j] = v
+        parameter[j] = fma(-rate, v, parameter[j])
+    return np.float64(dot(parameter, parameter))
 
 
 @kernel
-def _heavy_ball_and_average(k, parameter, velocity, target, gradient, rate, mu, eta, tau, keep):
-    """`_heavy_ball` and `_average` in one pass: what they read and write is most of their cost."""
-    square = gradient.dtype.type(0.0)
-    for i in range(gradient.shape[0]):
-        for j in range(gradient.shape[1]):
-            v = mu * velocity[k, i, j] + (gradient[i, j] + eta * parameter[k, i, j])
-            velocity[k, i, j] = v
-            new = parameter[k, i, j] - rate * v
-            parameter[k, i, j] = new
-            target[k, i, j] = keep * target[k, i, j] + tau * new
-            square += new * new
-    return np.float64(square)
+def _heavy_ball_and_average(parameter, velocity, target, gradient, rate, mu, eta, tau, keep):
+    """Both in one pass in double precision: what they read and write is most of their cost."""
+    weight = tau if tau < 0.5 else -keep
+    for j in range(gradient.size):
+        v = fma(mu, velocity[j], fma(eta, parameter[j], gradient[j]))
+        velocity[j] = v
+        new = fma(-rate, v, parameter[j])
+        parameter[j] = new
+        target[j] = fma(weight, new - target[j], target[j] if tau < 0.5 else new)
+    return np.float64(dot(parameter, parameter))
 
 
 @kernel
-def _average(k, parameter, target, tau, keep):
-    """The EMA of run k: target <- (1 - tau) target + tau parameter."""
-    for i in range(target.shape[1]):
-        for j in range(target.shape[2]):
-            target[k, i, j] = keep * target[k, i, j] + tau * parameter[k, i, j]
+def _average(parameter, target, lost, tau, keep):
+    """The EMA, target <- (1 - tau) target + tau parameter, as a step from the nearer of the two.
+
+    tau and 1 - tau, each rounded, need not add to 1: with tau near the rounding error that would be a weight decay.
+    In single precision steps can also be too small to change the target: `lost` keeps what rounding took from it,
+    with the sign turned, for the next step (Kahan, Further Remarks on Reducing Truncation Errors, 1965).
+    """
+    weight = tau if tau < 0.5 else -keep
+    for j in range(target.size):
+        old, new = target[j], parameter[j]
+        start = old if tau < 0.5 else new
+        if target.itemsize == 8:
+            target[j] = fma(weight, new - old, start)
+        else:
+            step = fma(weight, new - old, -lost[j])
+            moved = start + step
+            lost[j] = (moved - start) - step
+            target[j] = moved
 
 
 @kernel

@@ -7,7 +7,7 @@ on blocks of two rows by five columns, ten sums that stay in registers.
 from __future__ import annotations
 
 from byolsim.backends.numba.lanes import any_outside, larger, load, sqrt, store, where_positive, zeros
-from byolsim.machine.jit import kernel
+from byolsim.machine.jit import fma, kernel
 
 FULL, LOWER, UPPER = 0, 1, 2
 """Shape of a shared right factor: entries outside the triangle are 0 and are passed over."""
@@ -25,15 +25,15 @@ def multiply(A, a, B, b, inner, C, c, columns, factor):
             for k in range(inner):
                 x, y = load(A, i, a + k), load(A, i + 1, a + k)
                 u = load(B, k, b + j)
-                s0, t0 = s0 + x * u, t0 + y * u
+                s0, t0 = fma(x, u, s0), fma(y, u, t0)
                 u = load(B, k, b + j + 1)
-                s1, t1 = s1 + x * u, t1 + y * u
+                s1, t1 = fma(x, u, s1), fma(y, u, t1)
                 u = load(B, k, b + j + 2)
-                s2, t2 = s2 + x * u, t2 + y * u
+                s2, t2 = fma(x, u, s2), fma(y, u, t2)
                 u = load(B, k, b + j + 3)
-                s3, t3 = s3 + x * u, t3 + y * u
+                s3, t3 = fma(x, u, s3), fma(y, u, t3)
                 u = load(B, k, b + j + 4)
-                s4, t4 = s4 + x * u, t4 + y * u
+                s4, t4 = fma(x, u, s4), fma(y, u, t4)
             store(C, i, c + j, s0 * factor)
             store(C, i, c + j + 1, s1 * factor)
             store(C, i, c + j + 2, s2 * factor)
@@ -49,14 +49,14 @@ def multiply(A, a, B, b, inner, C, c, columns, factor):
             s0, t0 = zeros(C), zeros(C)
             for k in range(inner):
                 u = load(B, k, b + m)
-                s0, t0 = s0 + load(A, i, a + k) * u, t0 + load(A, i + 1, a + k) * u
+                s0, t0 = fma(load(A, i, a + k), u, s0), fma(load(A, i + 1, a + k), u, t0)
             store(C, i, c + m, s0 * factor)
             store(C, i + 1, c + m, t0 * factor)
     if rows % 2 == 1:
         for j in range(columns):
             s0 = zeros(C)
             for k in range(inner):
-                s0 = s0 + load(A, rows - 1, a + k) * load(B, k, b + j)
+                s0 = fma(load(A, rows - 1, a + k), load(B, k, b + j), s0)
             store(C, rows - 1, c + j, s0 * factor)
 
 
@@ -73,11 +73,11 @@ def multiply_shared(A, a, S, shape, C, c, factor):
             t0, t1, t2, t3, t4 = zeros(C), zeros(C), zeros(C), zeros(C), zeros(C)
             for k in range(first, last):
                 x, y = load(A, i, a + k), load(A, i + 1, a + k)
-                s0, t0 = s0 + x * S[k, j], t0 + y * S[k, j]
-                s1, t1 = s1 + x * S[k, j + 1], t1 + y * S[k, j + 1]
-                s2, t2 = s2 + x * S[k, j + 2], t2 + y * S[k, j + 2]
-                s3, t3 = s3 + x * S[k, j + 3], t3 + y * S[k, j + 3]
-                s4, t4 = s4 + x * S[k, j + 4], t4 + y * S[k, j + 4]
+                s0, t0 = fma(x, S[k, j], s0), fma(y, S[k, j], t0)
+                s1, t1 = fma(x, S[k, j + 1], s1), fma(y, S[k, j + 1], t1)
+                s2, t2 = fma(x, S[k, j + 2], s2), fma(y, S[k, j + 2], t2)
+                s3, t3 = fma(x, S[k, j + 3], s3), fma(y, S[k, j + 3], t3)
+                s4, t4 = fma(x, S[k, j + 4], s4), fma(y, S[k, j + 4], t4)
             store(C, i, c + j, s0 * factor)
             store(C, i, c + j + 1, s1 * factor)
             store(C, i, c + j + 2, s2 * factor)
@@ -92,14 +92,14 @@ def multiply_shared(A, a, S, shape, C, c, factor):
         for m in range(j, columns):
             s0, t0 = zeros(C), zeros(C)
             for k in range(inner):
-                s0, t0 = s0 + load(A, i, a + k) * S[k, m], t0 + load(A, i + 1, a + k) * S[k, m]
+                s0, t0 = fma(load(A, i, a + k), S[k, m], s0), fma(load(A, i + 1, a + k), S[k, m], t0)
             store(C, i, c + m, s0 * factor)
             store(C, i + 1, c + m, t0 * factor)
     if rows % 2 == 1:
         for j in range(columns):
             s0 = zeros(C)
             for k in range(inner):
-                s0 = s0 + load(A, rows - 1, a + k) * S[k, j]
+                s0 = fma(load(A, rows - 1, a + k), S[k, j], s0)
             store(C, rows - 1, c + j, s0 * factor)
 
 
@@ -156,7 +156,7 @@ def _reflector(M, k, c, last):
     small, large, nothing = (1e-20, 1e20, 1e-37) if M.itemsize == 4 else (1e-200, 1e200, 1e-290)
     divisor, one = zeros(M) + 1.0, zeros(M) + 1.0
     head, tail = load(M, k, c), _row_squares(M, k, c + 1, last)
-    square = head * head + tail
+    square = fma(head, head, tail)
     if any_outside(square, small, large):
         largest = zeros(M)
         for j in range(c, last):
@@ -166,7 +166,7 @@ def _reflector(M, k, c, last):
         for j in range(c, last):
             store(M, k, j, load(M, k, j) / divisor)
         head, tail = load(M, k, c), _row_squares(M, k, c + 1, last)
-    d = sqrt(head * head + tail)
+    d = sqrt(fma(head, head, tail))
     v = where_positive(head, 0.0 - tail / (head + d), head - d)
     store(M, k, c, v)
     half = 0.0 - d * v
@@ -179,10 +179,10 @@ def _row_squares(M, k, first, last):
     s, t = zeros(M), zeros(M)
     for j in range(first, last - 1, 2):
         x, y = load(M, k, j), load(M, k, j + 1)
-        s, t = s + x * x, t + y * y
+        s, t = fma(x, x, s), fma(y, y, t)
     if (last - first) % 2 == 1:
         x = load(M, k, last - 1)
-        s = s + x * x
+        s = fma(x, x, s)
     return s + t
 
 
@@ -191,10 +191,10 @@ def _reflect_row(M, k, c, last, f, i):
     """Reflect row i by the reflector in row k."""
     p = zeros(M)
     for j in range(c, last):
-        p = p + load(M, k, j) * load(M, i, j)
-    p = p * f
+        p = fma(load(M, k, j), load(M, i, j), p)
+    p = 0.0 - p * f
     for j in range(c, last):
-        store(M, i, j, load(M, i, j) - p * load(M, k, j))
+        store(M, i, j, fma(p, load(M, k, j), load(M, i, j)))
 
 
 @kernel
@@ -202,8 +202,8 @@ def _reflect_pair(M, k, c, last, f, g):
     """Reflect all rows below row k + 1 by the reflector in row k (from column c) and then by that in row k + 1."""
     overlap = zeros(M)
     for j in range(c + 1, last):
-        overlap = overlap + load(M, k, j) * load(M, k + 1, j)
-    rows = M.shape[0]
+        overlap = fma(load(M, k, j), load(M, k + 1, j), overlap)
+    rows, minus_f, minus_g = M.shape[0], 0.0 - f, 0.0 - g
     for i in range(k + 2, rows - 1, 2):
         v = load(M, k, c)
         x, y = load(M, i, c), load(M, i + 1, c)
@@ -212,17 +212,17 @@ def _reflect_pair(M, k, c, last, f, g):
         for j in range(c + 1, last):
             v, w = load(M, k, j), load(M, k + 1, j)
             x, y = load(M, i, j), load(M, i + 1, j)
-            p, q = p + v * x, q + w * x
-            r, s = r + v * y, s + w * y
-        p, r = p * f, r * f
-        q, s = (q - p * overlap) * g, (s - r * overlap) * g
+            p, q = fma(v, x, p), fma(w, x, q)
+            r, s = fma(v, y, r), fma(w, y, s)
+        p, r = p * minus_f, r * minus_f
+        q, s = fma(p, overlap, q) * minus_g, fma(r, overlap, s) * minus_g
         v = load(M, k, c)
-        store(M, i, c, load(M, i, c) - p * v)
-        store(M, i + 1, c, load(M, i + 1, c) - r * v)
+        store(M, i, c, fma(p, v, load(M, i, c)))
+        store(M, i + 1, c, fma(r, v, load(M, i + 1, c)))
         for j in range(c + 1, last):
             v, w = load(M, k, j), load(M, k + 1, j)
-            store(M, i, j, load(M, i, j) - p * v - q * w)
-            store(M, i + 1, j, load(M, i + 1, j) - r * v - s * w)
+            store(M, i, j, fma(q, w, fma(p, v, load(M, i, j))))
+            store(M, i + 1, j, fma(s, w, fma(r, v, load(M, i + 1, j))))
     if (rows - k) % 2 == 1:
         _reflect_row(M, k, c, last, f, rows - 1)
         _reflect_row(M, k + 1, c + 1, last, g, rows - 1)

@@ -6,6 +6,9 @@ is contiguous, and computes with whole lanes: `load(M, i, j)` is the entry (i, j
 each run by itself. A run's numbers depend neither on its lane nor on what the other lanes hold.
 
 numba has no such type; here it is, in terms of LLVM's vectors, which exist on every processor that numba supports.
+
+A sum over one run's numbers uses lanes too (`load_at`, `total`): its order is then written down. LLVM may compile a
+kernel several times, on its own and as part of its callers, and would choose an order of its own for each copy.
 """
 
 from __future__ import annotations
@@ -92,6 +95,41 @@ def _address(context, builder, signature, arguments):
         boundscheck=False,
     )
     return builder.bitcast(pointer, _vector(kind.dtype).as_pointer())
+
+
+@intrinsic
+def load_at(typing, x, j):
+    """The numbers x[j], x[j + 1], ... of a contiguous vector, one in each lane; they must all be there."""
+    if x.ndim != 1 or x.layout != "C":
+        return None
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(x)(context, builder, arguments[0])
+        index = context.cast(builder, arguments[1], signature.args[1], types.intp)
+        address = builder.bitcast(builder.gep(array.data, [index]), _vector(x.dtype).as_pointer())
+        return builder.load(address, align=x.dtype.bitwidth // 8)
+
+    return Lanes(x.dtype)(x, j), generate
+
+
+@intrinsic
+def total(typing, x):
+    """The sum of the lanes: of both halves, of their halves, and so on."""
+
+    def generate(context, builder, signature, arguments):
+        vector, width = arguments[0], x.count
+        while width > 1:
+            width //= 2
+            half = ir.VectorType(ir.IntType(32), width)
+            undefined = ir.Constant(vector.type, ir.Undefined)
+            low, high = (
+                builder.shuffle_vector(vector, undefined, ir.Constant(half, [*range(first, first + width)]))
+                for first in (0, width)
+            )
+            vector = builder.fadd(low, high)
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    return x.dtype(x), generate
 
 
 @intrinsic

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from byolsim.machine.jit import kernel
+from byolsim.backends.numba.lanes import VECTOR_BYTES, load_at, total, zeros
+from byolsim.machine.jit import fma, inlined, kernel
 
 
 @kernel
@@ -45,9 +46,9 @@ def orthonormal_rows(W, reflections, O):
         O[k, k] = reflections[1, k]
         v = W[k]
         for i in range(k, r):
-            factor = O.dtype.type(reflections[0, k]) * dot(O[i], v)
+            factor = -O.dtype.type(reflections[0, k]) * dot(O[i], v)
             for j in range(d):
-                O[i, j] -= factor * v[j]
+                O[i, j] = fma(factor, v[j], O[i, j])
 
 
 @kernel
@@ -57,20 +58,17 @@ def _reflect(W, k, factor):
     v = W[k]
     for i in range(k + 1, r - 1, 2):
         x, y = W[i], W[i + 1]
-        product_x, product_y = W.dtype.type(0.0), W.dtype.type(0.0)
+        product_x, product_y = two_dots(x, y, v)
+        product_x *= -factor
+        product_y *= -factor
         for j in range(d):
-            product_x += x[j] * v[j]
-            product_y += y[j] * v[j]
-        product_x *= factor
-        product_y *= factor
-        for j in range(d):
-            x[j] -= product_x * v[j]
-            y[j] -= product_y * v[j]
+            x[j] = fma(product_x, v[j], x[j])
+            y[j] = fma(product_y, v[j], y[j])
     if (r - k) % 2 == 0:
         x = W[r - 1]
-        product_x = factor * dot(x, v)
+        product_x = -factor * dot(x, v)
         for j in range(d):
-            x[j] -= product_x * v[j]
+            x[j] = fma(product_x, v[j], x[j])
 
 
 @kernel
@@ -115,12 +113,11 @@ def safe_scale(x):
 def spectral_norm_squared(P, square):
     """||P||_2^2, the largest eigenvalue of P^T P by cyclic Jacobi rotations in the work space `square` (r, r)."""
     r = P.shape[0]
-    for i in range(r):
-        for j in range(r):
-            total = 0.0
-            for m in range(r):
-                total += np.float64(P[m, i]) * np.float64(P[m, j])
-            square[i, j] = total
+    square[:] = 0.0
+    for m in range(r):
+        for i in range(r):
+            for j in range(r):
+                square[i, j] = fma(np.float64(P[m, i]), np.float64(P[m, j]), square[i, j])
     for _ in range(30):
         off, diagonal = 0.0, 0.0
         for i in range(r):
@@ -156,13 +153,46 @@ def _jacobi_rotation(S, p, q):
         S[p, i], S[q, i] = c * a - s * b, s * a + c * b
 
 
-@kernel
+@inlined
 def dot(x, y):
-    """X . y of two vectors."""
-    total = x.dtype.type(0.0)
-    for j in range(x.size):
-        total += x[j] * y[j]
-    return total
+    """X . y of two contiguous vectors, in four sums of whole registers and what is left over one by one."""
+    width = VECTOR_BYTES // x.itemsize
+    a, b, c, d = zeros(x), zeros(x), zeros(x), zeros(x)
+    j = 0
+    while j + 4 * width <= x.size:
+        a = fma(load_at(x, j), load_at(y, j), a)
+        b = fma(load_at(x, j + width), load_at(y, j + width), b)
+        c = fma(load_at(x, j + 2 * width), load_at(y, j + 2 * width), c)
+        d = fma(load_at(x, j + 3 * width), load_at(y, j + 3 * width), d)
+        j += 4 * width
+    while j + width <= x.size:
+        a = fma(load_at(x, j), load_at(y, j), a)
+        j += width
+    rest = x.dtype.type(0.0)
+    for m in range(j, x.size):
+        rest = fma(x[m], y[m], rest)
+    return total((a + b) + (c + d)) + rest
+
+
+@inlined
+def two_dots(x, y, v):
+    """X . v and y . v of contiguous vectors, each in two sums of whole registers."""
+    width = VECTOR_BYTES // x.itemsize
+    a, b, c, d = zeros(x), zeros(x), zeros(x), zeros(x)
+    j = 0
+    while j + 2 * width <= v.size:
+        u, w = load_at(v, j), load_at(v, j + width)
+        a, c = fma(load_at(x, j), u, a), fma(load_at(y, j), u, c)
+        b, d = fma(load_at(x, j + width), w, b), fma(load_at(y, j + width), w, d)
+        j += 2 * width
+    if j + width <= v.size:
+        u = load_at(v, j)
+        a, c = fma(load_at(x, j), u, a), fma(load_at(y, j), u, c)
+        j += width
+    rest_x, rest_y = x.dtype.type(0.0), x.dtype.type(0.0)
+    for m in range(j, v.size):
+        rest_x, rest_y = fma(x[m], v[m], rest_x), fma(y[m], v[m], rest_y)
+    return total(a + b) + rest_x, total(c + d) + rest_y
 
 
 @kernel
@@ -198,19 +228,18 @@ def scale_columns(M, factors):
 
 @kernel
 def sum_squares(M):
-    """Squared Frobenius norm of M."""
-    total = 0.0
+    """Squared Frobenius norm of M; rows are summed in its dtype and their sums in double precision."""
+    square = 0.0
     for i in range(M.shape[0]):
-        for j in range(M.shape[1]):
-            total += M[i, j] * M[i, j]
-    return total
+        square += np.float64(dot(M[i], M[i]))
+    return square
 
 
 @kernel
 def weighted_sum_squares(M, weights):
     """tr(M diag(weights) M^T)."""
-    total = 0.0
+    square = 0.0
     for i in range(M.shape[0]):
         for j in range(M.shape[1]):
-            total += weights[j] * M[i, j] * M[i, j]
-    return total
+            square += weights[j] * M[i, j] * M[i, j]
+    return square

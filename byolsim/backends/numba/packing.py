@@ -53,8 +53,9 @@ def initial_state(group: Sequence[RunConfig], world: World) -> structures.State:
     B_o = np.stack([B for B, _ in weights]).astype(dtype)
     P = np.stack([P for _, P in weights]).astype(dtype)
     return structures.State(
-        P=P, V_P=np.zeros((K, r, r), dtype), B_o=B_o, V_B=np.zeros((K, r, d), dtype), B_t=B_o.copy()
-    )
+        P=P, V_P=np.zeros((K, r, r), dtype), B_o=B_o, V_B=np.zeros((K, r, d), dtype), B_t=B_o.copy(),
+        lost=np.zeros((K, r, d if dtype == np.float32 else 0), dtype),
+    )  # fmt: skip
 
 
 def initial_course(group: Sequence[RunConfig], square_P: np.ndarray) -> structures.Course:
@@ -137,6 +138,7 @@ def initial_reduced_state(group: Sequence[RunConfig], world: World) -> structure
         P=_in_lanes([weights[config.init][1] for config in group], dtype),
         V_P=_in_lanes([np.zeros((r, r))] * len(group), dtype),
         X=_in_lanes([coordinates[config.init] for config in group], dtype),
+        lost=_in_lanes([np.zeros((r, r if dtype == np.float32 else 0))] * len(group), dtype),
         rates=_in_lanes([row[: structures.IN_LANES, None] for row in hyperparameters(group)], dtype),
     )
 
@@ -144,7 +146,8 @@ def initial_reduced_state(group: Sequence[RunConfig], world: World) -> structure
 def _in_lanes(matrices: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
     """Matrices of all runs as (packs, rows, columns, lanes)."""
     rows, columns = matrices[0].shape
-    stack = np.stack(matrices).astype(dtype).reshape(-1, lane_count(dtype), rows, columns)
+    lanes = lane_count(dtype)
+    stack = np.stack(matrices).astype(dtype).reshape(len(matrices) // lanes, lanes, rows, columns)
     return np.ascontiguousarray(np.moveaxis(stack, 1, 3))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from byolsim.backends.numba.linalg import spectral_norm_squared
+from byolsim.backends.numba.linalg import dot, spectral_norm_squared
 from byolsim.backends.numba.structures import (
     ALPHA_T,
     BETA_T,
@@ -24,7 +24,7 @@ from byolsim.backends.numba.structures import (
     TAU,
     TICKS,
 )  # fmt: skip
-from byolsim.machine.jit import inlined, kernel
+from byolsim.machine.jit import fma, inlined, kernel
 from byolsim.model.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
 from byolsim.model.state import DIVERGENCE_BOUND
 
@@ -37,16 +37,13 @@ def curvature_tick(k, hyper, course, scratch):
     now[k, TICKS] += 1.0
     for i in range(r):
         for j in range(r):
-            S[i, j] = (1.0 - AVERAGE_RATE) * S[i, j] + AVERAGE_RATE * C[i, j]
+            S[i, j] = fma(1.0 - AVERAGE_RATE, S[i, j], AVERAGE_RATE * C[i, j])
     correction = 1.0 / (1.0 - (1.0 - AVERAGE_RATE) ** now[k, TICKS])
     iterations = FIRST_ITERATIONS if now[k, TICKS] == 1.0 else int(hyper[k, POWER_ITERS])
     for iteration in range(iterations + 1):
         square, quotient = 0.0, 0.0
         for i in range(r):
-            total = 0.0
-            for j in range(r):
-                total += S[i, j] * v[j]
-            image[i] = total * correction
+            image[i] = dot(S[i], v) * correction
             square += image[i] * image[i]
             quotient += image[i] * v[i]
         if iteration == iterations:

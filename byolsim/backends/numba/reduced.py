@@ -20,7 +20,7 @@ from byolsim.backends.numba.lane_linalg import (
     multiply_shared,
     transpose,
 )
-from byolsim.backends.numba.lanes import load, store, zeros
+from byolsim.backends.numba.lanes import load, store, where_positive, zeros
 from byolsim.backends.numba.linalg import distance, householder_lq, share_bartlett
 from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_rates
 from byolsim.backends.numba.structures import (
@@ -41,7 +41,7 @@ from byolsim.backends.numba.structures import (
     SQUARE_P,
     TAU,
 )  # fmt: skip
-from byolsim.machine.jit import kernel
+from byolsim.machine.jit import fma, kernel
 
 
 @kernel
@@ -61,7 +61,7 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
                 alive |= diverged[start + lane] < 0
             if not alive:
                 continue
-            P, X, rates = state.P[p], state.X[p], state.rates[p]
+            P, X, lost, rates = state.P[p], state.X[p], state.lost[p], state.rates[p]
             _residual(P, X, world, scratch)
             if want_loss and s == hi - 1:
                 store(values, 0, 0, 0.5 * lane_sum_squares(scratch.E, 0, scratch.E.shape[1]))
@@ -81,7 +81,7 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
             _gradients(P, X, world, scratch)
             if pred_steps:
                 store(values, 0, 0, _predictor_step(P, state.V_P[p], scratch.grad_P, rates))
-            store(values, 1, 0, _encoder_step(X, scratch.grad_B, rates, enc_steps))
+            store(values, 1, 0, _encoder_step(X, lost, scratch.grad_B, rates, enc_steps))
             for lane in range(lanes):
                 k = start + lane
                 if diverged[k] < 0:
@@ -184,37 +184,57 @@ def _gradients(P, X, world, scratch):
 @kernel
 def _predictor_step(P, V, gradient, rates):
     """Heavy ball on P; the new squared norm of each lane."""
-    alpha, mu, eta = load(rates, ALPHA, 0), load(rates, MU_P, 0), load(rates, ETA, 0)
+    minus_alpha, mu, eta = 0.0 - load(rates, ALPHA, 0), load(rates, MU_P, 0), load(rates, ETA, 0)
     square = zeros(P)
     for i in range(P.shape[0]):
         for j in range(P.shape[1]):
             old = load(P, i, j)
-            v = mu * load(V, i, j) + (load(gradient, i, j) + eta * old)
+            v = fma(mu, load(V, i, j), fma(eta, old, load(gradient, i, j)))
             store(V, i, j, v)
-            new = old - alpha * v
+            new = fma(minus_alpha, v, old)
             store(P, i, j, new)
-            square = square + new * new
+            square = fma(new, new, square)
     return square
 
 
 @kernel
-def _encoder_step(X, gradient, rates, enc_steps):
+def _encoder_step(X, lost, gradient, rates, enc_steps):
     """Heavy ball on B_o where it moves, and the EMA; the new squared norm of B_o of each lane where it moves."""
     r, columns = gradient.shape[0], X.shape[1]
-    beta, mu, eta = load(rates, BETA, 0), load(rates, MU_B, 0), load(rates, ETA, 0)
-    tau, keep = load(rates, TAU, 0), load(rates, KEEP, 0)
     square = zeros(X)
+    if enc_steps:
+        minus_beta, mu, eta = 0.0 - load(rates, BETA, 0), load(rates, MU_B, 0), load(rates, ETA, 0)
+        for i in range(r):
+            for j in range(columns):
+                old = load(X, i, j)
+                v = fma(mu, load(X, r + i, j), fma(eta, old, load(gradient, i, j)))
+                store(X, r + i, j, v)
+                new = fma(minus_beta, v, old)
+                store(X, i, j, new)
+                square = fma(new, new, square)
+    _average(X, lost, rates)
+    return square
+
+
+@kernel
+def _average(X, lost, rates):
+    """`kernels._average` of each lane; `lost` holds the columns inside the column space of A alone.
+
+    The others are turned by the factorisation at every step, whose own rounding is larger and hides no step for long.
+    """
+    r, columns = X.shape[0] // 3, X.shape[1]
+    tau, keep = load(rates, TAU, 0), load(rates, KEEP, 0)
+    inside = lost.shape[1]
     for i in range(r):
         for j in range(columns):
-            new = load(X, i, j)
-            if enc_steps:
-                v = mu * load(X, r + i, j) + (load(gradient, i, j) + eta * new)
-                store(X, r + i, j, v)
-                new = new - beta * v
-                store(X, i, j, new)
-                square = square + new * new
-            store(X, 2 * r + i, j, keep * load(X, 2 * r + i, j) + tau * new)
-    return square
+            new, old = load(X, i, j), load(X, 2 * r + i, j)
+            step = tau * (new - old)
+            if j < inside:
+                step = step - load(lost, i, j)
+            slow, fast = old + step, fma(keep, old - new, new)
+            if j < inside:
+                store(lost, i, j, where_positive(0.5 - tau, (slow - old) - step, zeros(X)))
+            store(X, 2 * r + i, j, where_positive(0.5 - tau, slow, fast))
 
 
 @kernel

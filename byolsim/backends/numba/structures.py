@@ -44,6 +44,7 @@ class State(NamedTuple):
     B_o: Real  # (K, r, d)
     V_B: Real
     B_t: Real
+    lost: Real  # what rounding took from B_t, with the sign turned; of size 0 in double precision
 
 
 class Course(NamedTuple):
@@ -133,6 +134,7 @@ class ReducedState(NamedTuple):
     P: Real  # (packs, r, r, lanes)
     V_P: Real
     X: Real  # (packs, 3r, 5r, lanes)
+    lost: Real  # (packs, r, r, lanes), as in `State`, of the first r columns; (packs, r, 0, lanes) in double precision
     rates: Real  # (packs, IN_LANES, 1, lanes), the first columns of the hyperparameters, with the rates in force
 
 
