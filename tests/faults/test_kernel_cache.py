@@ -128,7 +128,7 @@ def test_a_planted_folder_under_the_temporary_one_is_not_used(tmp_path):
     name = cache_folder().name
     (tmp_path / name).mkdir()
     (tmp_path / name).chmod(0o777)
-    code = "from byolsim.machine.kernel_cache import cache_folder; print(cache_folder()); print(cache_folder().stat().st_mode)"
+    code = "from byolsim.machine.kernel_cache import cache_folder as f; print(f(), f().stat().st_mode, sep=chr(10))"
     environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
     environment |= {"XDG_CACHE_HOME": "/dev/null/x", "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

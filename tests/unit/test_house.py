@@ -23,8 +23,8 @@ MODULES = sorted(
 )
 
 HOMES = {
-    "numba": ("byolsim.machine.jit", "byolsim.draws.normals", "byolsim.backends.numba"),
-    "llvmlite": ("byolsim.machine", "byolsim.backends.numba", "byolsim.version"),
+    "numba": ("byolsim.machine.jit", "byolsim.machine.kernel_cache", "byolsim.draws.normals", "byolsim.backends.numba"),
+    "llvmlite": ("byolsim.machine", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
     "pyarrow": ("byolsim.store.files", "byolsim.analysis"),
     "matplotlib": ("byolsim.analysis",),
