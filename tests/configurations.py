@@ -11,6 +11,15 @@ from byolsim.config.run import RunConfig
 SAMPLERS = ("minibatch", "population", "direct", "reduced")
 
 
+def sampler_options(sampler: str) -> dict[str, Any]:
+    """The options that choose one of `SAMPLERS`."""
+    return (
+        {"sampler": sampler}
+        if sampler in ("minibatch", "population")
+        else {"sampler": "moments", "moments_form": sampler}
+    )
+
+
 def rates() -> st.SearchStrategy[dict[str, Any]]:
     """Fixed rates, one of which diverges and one of which does nothing; the schedule, with and without clips; mixed."""
     fixed = st.sampled_from([0.0, 1e-3, 0.02, 0.1, 300.0])
@@ -58,9 +67,7 @@ def shared(draw: st.DrawFn, sampler: str) -> dict[str, Any]:
         "seed": draw(st.integers(0, 10**6)),
         "device": "cpu",
     }
-    if sampler in ("direct", "reduced"):
-        return values | {"sampler": "moments", "moments_form": sampler}
-    return values | {"sampler": sampler}
+    return values | sampler_options(sampler)
 
 
 def configurations(sampler: str) -> st.SearchStrategy[RunConfig]:

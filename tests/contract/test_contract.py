@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import BACKENDS, gram, needs_torch, one_run, oracle_rows, problem, small, trajectory
-from configurations import SAMPLERS, configurations, own, shared
+from configurations import SAMPLERS, configurations, own, sampler_options, shared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -86,8 +86,7 @@ def test_every_backend_equals_the_plain_one(backend, sampler):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_column_at_the_default_shape(backend, sampler, dtype):
     """A hundred steps of the default run: roundings, 1e-16 or 6e-8 each, become 1e-12 and 4e-4 in the small gap."""
-    form = {"sampler": "moments", "moments_form": sampler} if sampler in ("direct", "reduced") else {"sampler": sampler}
-    config = RunConfig(epochs=100, device="cpu", dtype=dtype, **form)
+    config = RunConfig(epochs=100, device="cpu", dtype=dtype, **sampler_options(sampler))
     plain, other = (one_run(on(name, config)) for name in ("numpy", backend))
     assert (plain.status, plain.clips) == (other.status, other.clips)
     tolerance = {"float64": 1e-11, "float32": 2e-3}[dtype]
@@ -196,12 +195,33 @@ def test_a_run_has_its_bits_beside_any_other_and_when_it_goes_on(backend, sample
 @pytest.mark.parametrize("rates", [{"lr_pred": 0.1, "lr_enc": 0.4}, {"lr_enc": 0.4}])
 def test_the_floor_of_the_curvature_counts_under_a_schedule_alone(backend, sampler, rates):
     """Decay shrinks the encoder; the average forgets by a tenth a tick, so that no run of twelve steps comes so far."""
-    form = {"sampler": "moments", "moments_form": sampler} if sampler in ("direct", "reduced") else {"sampler": sampler}
     config = small(
-        **form, **rates, d_obs=16, mom_enc=0.0, weight_decay=1.5, ema_m=0.3, auto_every=1, epochs=100, log_every=20
+        **sampler_options(sampler),
+        **rates,
+        d_obs=16,
+        mom_enc=0.0,
+        weight_decay=1.5,
+        ema_m=0.3,
+        auto_every=1,
+        epochs=100,
+        log_every=20,
     )
     plain, other = (trajectory(on(name, config)) for name in ("numpy", backend))
     assert (plain.clips[0, 2] > 0) == ("lr_pred" not in rates)
+    np.testing.assert_array_equal(other.clips, plain.clips)
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_step_in_which_a_scheduled_run_diverges_counts_the_same(backend, sampler):
+    """Both limits are active in it, and each holds its own parameter stable alone: the pair diverges."""
+    config = small(
+        **sampler_options(sampler), d_obs=16, ema_m=0.5, auto_alpha_c=30.0, auto_beta_c=30.0, epochs=60, log_every=1
+    )
+    plain, other = (trajectory(on(name, config)) for name in ("numpy", backend))
+    diverged = plain.diverged_epoch[0]
+    assert diverged > 0 and plain.clips[0, 0] == diverged
+    np.testing.assert_array_equal(other.diverged_epoch, plain.diverged_epoch)
     np.testing.assert_array_equal(other.clips, plain.clips)
 
 
@@ -209,12 +229,11 @@ def test_the_floor_of_the_curvature_counts_under_a_schedule_alone(backend, sampl
 @pytest.mark.parametrize("sampler", ["minibatch", "direct", "reduced"])
 def test_the_draws_belong_to_their_key(backend, sampler):
     """Rates, rules, noise and the number of epochs are not in it; the seed, n, d and r are."""
-    form = {"moments_form": sampler, "sampler": "moments"} if sampler != "minibatch" else {}
 
     def losses(**options):
         shape = {"d_latent": 2, "d_obs": 10, "batch_size": 5, "latent_spectrum": "flat:1", "epochs": 6, "log_every": 1}
         still = {"lr_pred": 0.0, "lr_enc": 0.0, "init": "random", "device": "cpu", "backend": backend}
-        return one_run(RunConfig(**(shape | still | form | options))).columns["loss"][1:7]
+        return one_run(RunConfig(**(shape | still | sampler_options(sampler) | options))).columns["loss"][1:7]
 
     same = losses()
     assert len(np.unique(same)) == 6
