@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from byolsim.config.fields import hyper
 from byolsim.version import NUMERICS_VERSION, SCHEMA_VERSION
 
 CPU_BACKENDS = ("numba", "numpy")
@@ -123,7 +124,8 @@ LrEncMode = Literal["same", "ratio", "logspace", "from_tau", "auto"]
 
 def _momentum(of: str, default: float) -> Any:
     """The momentum fields differ between one run and a grid in their default alone."""
-    return Field(default=default, description=f"heavy-ball momentum of the {of}'s optimiser; not the EMA")
+    text = f"heavy-ball momentum of the {of}'s optimiser; not the EMA"
+    return hyper(default, text, per_run=True, symbol="μ_P" if of == "predictor" else "μ_B", told="always")
 
 
 class Frozen(BaseModel):
@@ -135,72 +137,82 @@ class Frozen(BaseModel):
 class _Shared(Frozen):
     """The hyperparameters that one run and a whole grid have in common (SPEC 1 to 5)."""
 
-    d_latent: Annotated[int, Field(ge=1, le=10_000)] = Field(default=10, description="latent dimension r")
-    d_obs: Annotated[int, Field(ge=1, le=10**7)] = Field(default=100, description="observed dimension d >= r")
-    epochs: Annotated[int, Field(ge=1, le=10**12)] = Field(
-        default=2000, description="training steps T; each uses one fresh minibatch"
+    d_latent: Annotated[int, Field(ge=1, le=10_000)] = hyper(10, "latent dimension r", symbol="r", told="always")
+    d_obs: Annotated[int, Field(ge=1, le=10**7)] = hyper(100, "observed dimension d >= r", symbol="d", told="always")
+    epochs: Annotated[int, Field(ge=1, le=10**12)] = hyper(
+        2000, "training steps T; each uses one fresh minibatch", symbol="T", told="never"
     )
-    log_every: Period = Field(default=10, description="epochs between logged rows; never changes the trajectory")
+    log_every: Period = hyper(10, "epochs between logged rows; never changes the trajectory", told="never")
     mom_pred: Momentum = _momentum("predictor", 0.95)
     mom_enc: Momentum = _momentum("encoder", 0.95)
-    pred_update_every: Period = Field(default=1, description="the predictor steps only at multiples of this")
-    enc_update_every: Period = Field(default=1, description="the encoder steps only at multiples of this")
-    sigma_n: Annotated[float, Field(ge=0, le=1e6)] = Field(
-        default=0.5, description="standard deviation of the observation noise"
+    pred_update_every: Period = hyper(1, "the predictor steps only at multiples of this")
+    enc_update_every: Period = hyper(1, "the encoder steps only at multiples of this")
+    sigma_n: Annotated[float, Field(ge=0, le=1e6)] = hyper(
+        0.5, "standard deviation of the observation noise", symbol="σ", told="always"
     )
-    weight_decay: Rate = Field(default=0.0, description="L2 coefficient eta added to both gradients")
-    auto_alpha_c: Rate = Field(
-        default=0.4, description="constant c of alpha_t = c tau / H_t for the predictor; 0 turns the schedule off"
+    weight_decay: Rate = hyper(0.0, "L2 coefficient eta added to both gradients", per_run=True, symbol="η")
+    auto_alpha_c: Rate = hyper(
+        0.4,
+        "constant c of alpha_t = c tau / H_t for the predictor; 0 turns the schedule off",
+        per_run=True,
+        point=True,
+        symbol="c_α",
+        told="never",
+        used_by="auto",
     )
-    auto_beta_c: Rate = Field(
-        default=0.4, description="constant c of beta_t = c tau / H_t for the encoder; 0 turns the schedule off"
+    auto_beta_c: Rate = hyper(
+        0.4,
+        "constant c of beta_t = c tau / H_t for the encoder; 0 turns the schedule off",
+        per_run=True,
+        point=True,
+        symbol="c_β",
+        told="never",
+        used_by="auto",
     )
-    power_iters: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=1, description="power iterations at each update of the curvature estimate H_t"
+    power_iters: Annotated[int, Field(ge=1, le=1000)] = hyper(
+        1, "power iterations at each update of the curvature estimate H_t"
     )
-    auto_every: Period = Field(default=10, description="steps between updates of H_t, a clock of its own")
+    auto_every: Period = hyper(10, "steps between updates of H_t, a clock of its own")
     latent_spectrum: Annotated[
         str,
         BeforeValidator(_parse_spectrum),
-        Field(json_schema_extra={"allowed": "geometric:LO:HI, linear:LO:HI, flat:V or d_latent numbers > 0"}),
-    ] = Field(
-        default="geometric:0.1:10", description="latent variances: geometric:LO:HI, linear:LO:HI, flat:V or a list"
+    ] = hyper(
+        "geometric:0.1:10",
+        "latent variances: geometric:LO:HI, linear:LO:HI, flat:V or a list",
+        listed=True,
+        allowed="geometric:LO:HI, linear:LO:HI, flat:V or d_latent numbers > 0",
     )
-    mixing: Literal["orthonormal", "gaussian"] = Field(
-        default="orthonormal", description="mixing matrix A: orthonormal columns, or entries N(0, 1/d)"
+    mixing: Literal["orthonormal", "gaussian"] = hyper(
+        "orthonormal", "mixing matrix A: orthonormal columns, or entries N(0, 1/d)"
     )
-    init: Literal["zero_pred", "random", "pinv"] = Field(
-        default="zero_pred",
-        description="start: P = 0 and B_o Gaussian; P Gaussian too; or B_o = A^+ and P = I",
+    init: Literal["zero_pred", "random", "pinv"] = hyper(
+        "zero_pred", "start: P = 0 and B_o Gaussian; P Gaussian too; or B_o = A^+ and P = I", per_run=True
     )
-    enc: Literal["linear", "mlp"] = Field(default="linear", description="encoder")
-    pred: Literal["linear", "mlp"] = Field(default="linear", description="predictor")
-    hidden: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
-        default=None, description="hidden units of an MLP (64); for mlp only"
-    )
-    activation: Literal["relu", "tanh", "gelu"] | None = Field(
-        default=None, description="activation of an MLP (relu); for mlp only"
-    )
+    enc: Literal["linear", "mlp"] = hyper("linear", "encoder")
+    pred: Literal["linear", "mlp"] = hyper("linear", "predictor")
+    hidden: Annotated[int, Field(ge=1, le=10**6)] | None = hyper(None, "hidden units of an MLP (64); for mlp only")
+    activation: Literal["relu", "tanh", "gelu"] | None = hyper(None, "activation of an MLP (relu); for mlp only")
     # These two have one value that can be run so far: they are columns and part of every id, and no option yet.
-    pred_rule: Literal["learned", "optimal", "directpred", "identity"] = Field(
-        default="learned", description="how the predictor is set", json_schema_extra={"option": None}
+    pred_rule: Literal["learned", "optimal", "directpred", "identity"] = hyper(
+        "learned", "how the predictor is set", option=None
     )
-    stop_grad: bool = Field(
-        default=True, description="no gradient flows through the target branch", json_schema_extra={"option": None}
+    stop_grad: bool = hyper(True, "no gradient flows through the target branch", option=None)
+    sampler: Literal["minibatch", "moments", "population"] = hyper(
+        "minibatch",
+        "what a step draws: every sample, second moments only, or nothing (n = infinity)",
+        told="always",
+        key=True,
     )
-    sampler: Literal["minibatch", "moments", "population"] = Field(
-        default="minibatch",
-        description="what a step draws: every sample, second moments only, or nothing (n = infinity)",
+    moments_form: Literal["auto", "direct", "reduced"] | None = hyper(
+        None, "form of the moments sampler (auto); for sampler moments only"
     )
-    moments_form: Literal["auto", "direct", "reduced"] | None = Field(
-        default=None, description="form of the moments sampler (auto); for sampler moments only"
+    backend: Literal["auto", "numba", "torch", "numpy"] = hyper(
+        "auto",
+        "auto: numba for linear models, torch for an MLP or a CUDA device; numpy: the slow reference",
+        told="never",
     )
-    backend: Literal["auto", "numba", "torch", "numpy"] = Field(
-        default="auto",
-        description="auto: numba for linear models, torch for an MLP or a CUDA device; numpy: the slow reference",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="cuda belongs to the torch backend")
-    dtype: Literal["float64", "float32"] = Field(default="float64", description="arithmetic of the training steps")
+    device: Literal["auto", "cpu", "cuda"] = hyper("auto", "cuda belongs to the torch backend", told="never")
+    dtype: Literal["float64", "float32"] = hyper("float64", "arithmetic of the training steps")
 
     @model_validator(mode="before")
     @classmethod
@@ -274,23 +286,45 @@ class RunConfig(_Shared):
         If a value has the wrong type or is out of range; `first_error` gives its one-line form.
     """
 
-    seed: Seed = Field(default=42, description="fixes the world, the initial weights and the data stream")
-    batch_size: BatchSize = Field(default=64, description="minibatch size n")
-    lr_pred: Rate | None = Field(
-        default=1e-3, description="predictor learning rate alpha; unused while auto_alpha_c > 0"
+    seed: Seed = hyper(42, "fixes the world, the initial weights and the data stream", point=True, key=True)
+    batch_size: BatchSize = hyper(64, "minibatch size n", point=True, symbol="n", key=True)
+    lr_pred: Rate | None = hyper(
+        1e-3,
+        "predictor learning rate alpha; unused while auto_alpha_c > 0",
+        per_run=True,
+        point=True,
+        symbol="α",
+        key=True,
+        auto="auto",
     )
-    lr_enc: Rate | None = Field(default=1e-3, description="encoder learning rate beta; unused while auto_beta_c > 0")
-    tau: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=1e-3,
-        description="EMA momentum m of the target encoder, 0 <= m <= 1; tau = 1 - m",
-        json_schema_extra={
-            "option": "ema_m",
-            "also": "tau",
-            "also_help": "EMA rate tau = 1 - ema_m, in place of ema_m",
-        },
+    lr_enc: Rate | None = hyper(
+        1e-3,
+        "encoder learning rate beta; unused while auto_beta_c > 0",
+        per_run=True,
+        point=True,
+        symbol="β",
+        key=True,
+        auto="auto",
     )
-    lr_enc_mode: LrEncMode | None = Field(
-        default=None, description="the kind of sweep that this run belongs to", json_schema_extra={"option": None}
+    tau: Annotated[float, Field(ge=0, le=1)] = hyper(
+        1e-3,
+        "EMA momentum m of the target encoder, 0 <= m <= 1; tau = 1 - m",
+        option="ema_m",
+        also="tau",
+        also_help="EMA rate tau = 1 - ema_m, in place of ema_m",
+        per_run=True,
+        point=True,
+        symbol="τ",
+        key=True,
+    )
+    lr_enc_mode: LrEncMode | None = hyper(
+        None,
+        "the kind of sweep that this run belongs to",
+        option=None,
+        per_run=True,
+        point=True,
+        told="never",
+        key=True,
     )
 
     @model_validator(mode="before")
@@ -348,34 +382,29 @@ class SweepConfig(_Shared):
 
     mom_pred: Momentum = _momentum("predictor", 0.9)
     mom_enc: Momentum = _momentum("encoder", 0.9)
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = Field(
-        default=(42, 43), description="seeds of the grid", json_schema_extra={"axis_of": "seed"}
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = hyper(
+        (42, 43), "seeds of the grid", axis_of="seed"
     )
-    batch_sizes: Annotated[tuple[BatchSize, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = Field(
-        default=(32, 64), description="minibatch sizes of the grid", json_schema_extra={"axis_of": "batch_size"}
+    batch_sizes: Annotated[tuple[BatchSize, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = hyper(
+        (32, 64), "minibatch sizes of the grid", axis_of="batch_size"
     )
-    lr_pred_logspace: Logspace = Field(
-        default=(1e-5, 1e-2, 4),
-        description="START STOP STEPS: predictor rates alpha, evenly spaced in log",
-        json_schema_extra={"axis_of": "lr_pred"},
+    lr_pred_logspace: Logspace = hyper(
+        (1e-5, 1e-2, 4), "START STOP STEPS: predictor rates alpha, evenly spaced in log", axis_of="lr_pred"
     )
-    tau_logspace: TauLogspace = Field(
-        default=(1e-4, 1e-1, 4),
-        description="START STOP STEPS: EMA rates tau = 1 - ema_m",
-        json_schema_extra={"axis_of": "tau"},
-    )
-    lr_enc_mode: LrEncMode = Field(
-        default="auto",
-        description="encoder rate beta: alpha itself, enc_over_pred alpha, a grid of its own, beta_from_tau_c tau, or "
+    tau_logspace: TauLogspace = hyper((1e-4, 1e-1, 4), "START STOP STEPS: EMA rates tau = 1 - ema_m", axis_of="tau")
+    lr_enc_mode: LrEncMode = hyper(
+        "auto",
+        "encoder rate beta: alpha itself, enc_over_pred alpha, a grid of its own, beta_from_tau_c tau, or "
         "the auto schedule (with one more column where alpha follows it too)",
     )
-    enc_over_pred: Rate = Field(default=0.4, description="beta / alpha; for lr_enc_mode ratio")
-    lr_enc_logspace: Logspace = Field(
-        default=(1e-5, 1e-2, 6),
-        description="START STOP STEPS: encoder rates beta; for lr_enc_mode logspace",
-        json_schema_extra={"axis_of": "lr_enc"},
+    enc_over_pred: Rate = hyper(0.4, "beta / alpha; for lr_enc_mode ratio", used_by="ratio")
+    lr_enc_logspace: Logspace = hyper(
+        (1e-5, 1e-2, 6),
+        "START STOP STEPS: encoder rates beta; for lr_enc_mode logspace",
+        axis_of="lr_enc",
+        used_by="logspace",
     )
-    beta_from_tau_c: Rate = Field(default=0.4, description="beta / tau; for lr_enc_mode from_tau")
+    beta_from_tau_c: Rate = hyper(0.4, "beta / tau; for lr_enc_mode from_tau", used_by="from_tau")
 
     @model_validator(mode="after")
     def _check_grid(self) -> SweepConfig:
