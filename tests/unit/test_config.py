@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from byolsim.config import run as config_module
 from byolsim.config.commands import FigsConfig, RunOutput, SweepOutput
 from byolsim.config.describe import first_error
 from byolsim.config.run import RunConfig, SweepConfig, tau_from_ema_m
-from byolsim.config.run import run as config_module
 from byolsim.sweeps.grid import expand, logspace, tasks
 
 MODELS = (RunConfig, SweepConfig, RunOutput, SweepOutput, FigsConfig)

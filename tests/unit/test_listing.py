@@ -26,9 +26,10 @@ from cases import byolsim, four_runs, made_up, store_made_up
 from byolsim import load_runs
 from byolsim.config.run import RunConfig
 from byolsim.machine.temporary import temporary_path
+from byolsim.store import export
 from byolsim.store.columns import encode, schema
 from byolsim.store.failures import clear_failure, save_failure
-from byolsim.store.files import export, run_path
+from byolsim.store.files import run_path
 from byolsim.store.folder import each_run
 from byolsim.store.where import NAMES, facts, parse_where
 

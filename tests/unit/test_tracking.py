@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from cases import one_run, small
 
-from byolsim.store.files import is_complete, run_path, tracking
+from byolsim.store import tracking
+from byolsim.store.files import is_complete, run_path
 from byolsim.store.folder import read_folder
 from byolsim.sweeps import launch
 

@@ -17,8 +17,9 @@ from byolsim.analysis.select import select_grids
 from byolsim.config.commands import FigsConfig
 from byolsim.config.run import RunConfig
 from byolsim.record import RunRecord
+from byolsim.store import listing
 from byolsim.store.failures import save_failure
-from byolsim.store.files import listing, run_path, save
+from byolsim.store.files import run_path, save
 
 FOLDER = Path("runs_parquet")
 
