@@ -22,7 +22,7 @@ SWEEPS = tuple(
 HOMES = {
     "numba": ("byolsim.jit", "byolsim.normals", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
-    "pyarrow": ("byolsim.store", "byolsim.layout", *SWEEPS, "byolsim.analysis", "byolsim.cli"),
+    "pyarrow": ("byolsim.store", "byolsim.layout", "byolsim.runfile", *SWEEPS, "byolsim.analysis", "byolsim.cli"),
     "dask": (),
     "distributed": (),
     "matplotlib": ("byolsim.analysis", "byolsim.cli"),
@@ -44,8 +44,10 @@ CORE = (
     "metrics",
     "record",
     "seal",
+    "details",
+    "rows",
 )
-OUTER = ("byolsim.store", "byolsim.layout", "byolsim.analysis", "byolsim.cli", *SWEEPS)
+OUTER = ("byolsim.store", "byolsim.layout", "byolsim.runfile", "byolsim.analysis", "byolsim.cli", *SWEEPS)
 
 
 def loaded_by(module):
