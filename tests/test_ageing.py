@@ -18,6 +18,7 @@ from cases import four_runs, made_up, store_made_up
 
 import byolsim.details
 import byolsim.layout
+import byolsim.runfile
 from byolsim import load_runs
 from byolsim.config import RunConfig
 from byolsim.errors import UserError
@@ -79,9 +80,14 @@ def later():
         patch.setitem(METRICS, "entropy", "a metric of a later version")
         for module in (byolsim.details, byolsim.layout):
             patch.setattr(module, "RunConfig", Later)
-        schema.cache_clear()
+        forget()
         yield
+    forget()
+
+
+def forget():
     schema.cache_clear()
+    byolsim.runfile._usual_text.cache_clear()
 
 
 def test_a_hyperparameter_and_a_metric_more_orphan_no_file():
