@@ -18,6 +18,7 @@ from cases import four_runs, made_up, store_made_up
 
 import byolsim.store.columns
 import byolsim.store.details
+import byolsim.store.runfile
 from byolsim import load_runs
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
@@ -79,9 +80,14 @@ def later():
         patch.setitem(METRICS, "entropy", "a metric of a later version")
         for module in (byolsim.store.details, byolsim.store.columns):
             patch.setattr(module, "RunConfig", Later)
-        schema.cache_clear()
+        forget()
         yield
+    forget()
+
+
+def forget():
     schema.cache_clear()
+    byolsim.store.runfile._usual_text.cache_clear()
 
 
 def test_a_hyperparameter_and_a_metric_more_orphan_no_file():
