@@ -19,6 +19,7 @@ from byolsim import __version__
 from byolsim.config import NUMERICS_VERSION, SCHEMA_VERSION, RunConfig
 from byolsim.describe import field_type
 from byolsim.metrics import METRICS
+from byolsim.processor import processor
 from byolsim.record import RunRecord
 from byolsim.seal import sealed
 
@@ -92,6 +93,7 @@ def _details(record: RunRecord) -> dict[str, Any]:
         if config.enc == "linear" and config.pred == "linear"
         else "best linear fit, sampled",
         "versions": _versions(),
+        "processor": processor(),
     }
 
 
