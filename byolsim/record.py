@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from byolsim.config.run import RunConfig
 from byolsim.machine.code import versions
+from byolsim.machine.processor import processor
 from byolsim.model.metrics import has_collapsed
 
 
@@ -36,6 +37,7 @@ class RunRecord:
     clips : steps at which a bound of the auto schedule was active.
     wall_s : this run's share of its group's wall time, in seconds.
     versions : of the program and its libraries in the process that made the record.
+    processor : its kind, as far as bits depend on it.
     """
 
     config: RunConfig
@@ -46,6 +48,7 @@ class RunRecord:
     clips: ClipCounts
     wall_s: float
     versions: Mapping[str, str] = field(default_factory=versions)
+    processor: Mapping[str, str] = field(default_factory=processor)
 
     @property
     def collapsed(self) -> bool:

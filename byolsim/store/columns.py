@@ -117,4 +117,5 @@ def _details(record: RunRecord) -> dict[str, Any]:
         if config.enc == "linear" and config.pred == "linear"
         else "best linear fit, sampled",
         "versions": dict(record.versions),
+        "processor": dict(record.processor),
     }

@@ -41,6 +41,9 @@ from byolsim.backends.numba.structures import (
 )  # fmt: skip
 from byolsim.machine.jit import fma, inlined, kernel
 
+IN_CACHE = 2048
+"""Entries of an encoder that single precision moves and averages at once: two loops, as one has too many arrays."""
+
 
 @kernel
 def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
@@ -229,12 +232,18 @@ def update(k, t, world, hyper, state, course, scratch):
         )
     B_o, V_B, B_t = state.B_o[k].reshape(-1), state.V_B[k].reshape(-1), state.B_t[k].reshape(-1)
     rate, mu = real(now[k, BETA_T]), real(hyper[k, MU_B])
-    if enc_steps and P.itemsize == 8:
-        now[k, SQUARE_B] = _heavy_ball_and_average(B_o, V_B, B_t, scratch.grad_B.reshape(-1), rate, mu, eta, tau, keep)
+    gradient, lost = scratch.grad_B.reshape(-1), state.lost[k].reshape(-1)
+    if not enc_steps:
+        _average(B_o, B_t, lost, tau, keep)
+    elif P.itemsize == 8:
+        now[k, SQUARE_B] = _heavy_ball_and_average(B_o, V_B, B_t, gradient, rate, mu, eta, tau, keep)
     else:
-        if enc_steps:
-            now[k, SQUARE_B] = _heavy_ball(B_o, V_B, scratch.grad_B.reshape(-1), rate, mu, eta)
-        _average(B_o, B_t, state.lost[k].reshape(-1), tau, keep)
+        square = 0.0
+        for lo in range(0, B_o.size, IN_CACHE):
+            hi = min(lo + IN_CACHE, B_o.size)
+            square += _heavy_ball(B_o[lo:hi], V_B[lo:hi], gradient[lo:hi], rate, mu, eta)
+            _average(B_o[lo:hi], B_t[lo:hi], lost[lo:hi], tau, keep)
+        now[k, SQUARE_B] = square
     check_divergence(k, t, now, course.diverged)
 
 

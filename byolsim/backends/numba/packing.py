@@ -138,7 +138,7 @@ def initial_reduced_state(group: Sequence[RunConfig], world: World) -> structure
         P=_in_lanes([weights[config.init][1] for config in group], dtype),
         V_P=_in_lanes([np.zeros((r, r))] * len(group), dtype),
         X=_in_lanes([coordinates[config.init] for config in group], dtype),
-        lost=_in_lanes([np.zeros((r, r if dtype == np.float32 else 0))] * len(group), dtype),
+        lost=_in_lanes([np.zeros((r, 4 * r if dtype == np.float32 else 0))] * len(group), dtype),
         rates=_in_lanes([row[: structures.IN_LANES, None] for row in hyperparameters(group)], dtype),
     )
 

@@ -218,21 +218,21 @@ def _encoder_step(X, lost, gradient, rates, enc_steps):
 
 @kernel
 def _average(X, lost, rates):
-    """`kernels._average` of each lane; `lost` holds the columns inside the column space of A alone.
+    """`kernels._average` of each lane. Fresh directions start from 0 and lose nothing.
 
-    The others are turned by the factorisation at every step, whose own rounding is larger and hides no step for long.
+    `lost` is not turned with the other outside columns: a step turns them by little, and it is less than a rounding.
     """
     r, columns = X.shape[0] // 3, X.shape[1]
     tau, keep = load(rates, TAU, 0), load(rates, KEEP, 0)
-    inside = lost.shape[1]
+    kept = lost.shape[1]
     for i in range(r):
         for j in range(columns):
             new, old = load(X, i, j), load(X, 2 * r + i, j)
             step = tau * (new - old)
-            if j < inside:
+            if j < kept:
                 step = step - load(lost, i, j)
             slow, fast = old + step, fma(keep, old - new, new)
-            if j < inside:
+            if j < kept:
                 store(lost, i, j, where_positive(0.5 - tau, (slow - old) - step, zeros(X)))
             store(X, 2 * r + i, j, where_positive(0.5 - tau, slow, fast))
 

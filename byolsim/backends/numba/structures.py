@@ -134,7 +134,7 @@ class ReducedState(NamedTuple):
     P: Real  # (packs, r, r, lanes)
     V_P: Real
     X: Real  # (packs, 3r, 5r, lanes)
-    lost: Real  # (packs, r, r, lanes), as in `State`, of the first r columns; (packs, r, 0, lanes) in double precision
+    lost: Real  # (packs, r, 4r, lanes), as in `State`; (packs, r, 0, lanes) in double precision
     rates: Real  # (packs, IN_LANES, 1, lanes), the first columns of the hyperparameters, with the rates in force
 
 

@@ -97,6 +97,8 @@ class ReducedGroup(DirectGroup):
         for k, part in enumerate(parts):
             part[:, :, r : 4 * r] = L[:, k * r : (k + 1) * r]
             part[:, :, 4 * r :] = 0.0
+        for lost in self.lost:
+            lost[:, :, 4 * r :] = 0.0
 
 
 def moments_key(config: RunConfig) -> MomentsKey:

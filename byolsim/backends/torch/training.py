@@ -176,6 +176,8 @@ class Group:
             for part in (0, 1)
         )
         self.target = [W.detach().clone() for W in self.encoder]
+        single = self.target if self.dtype == torch.float32 else []
+        self.lost = [torch.zeros_like(W) for W in single]
         self.V_enc = [torch.zeros_like(W, requires_grad=False) for W in self.encoder]
         self.V_pred = [torch.zeros_like(W, requires_grad=False) for W in self.predictor]
         self.rates = Rates(group, world, device)
@@ -242,8 +244,7 @@ class Group:
             ):  # fmt: skip
                 if t % every == 0:
                     size = torch.maximum(size, self._heavy_ball(layers, velocities, grads, rate, mu))
-            for slow, fast in zip(self.target, self.encoder, strict=True):
-                slow.lerp_(fast, self.tau)
+            self._average()
             self.diverged = torch.where(alive & ~(size <= DIVERGENCE_BOUND**2), t, self.diverged)
 
     def _heavy_ball(
@@ -262,6 +263,23 @@ class Group:
             W.addcmul_(rate, V, value=-1)
             square += torch.linalg.vector_norm(W, dim=(1, 2)).double().square()
         return square
+
+    def _average(self) -> None:
+        """The EMA, as the numba backend takes it: in single precision `lost` keeps what rounding took, for later.
+
+        Both step from the nearer of the target and the encoder, so that tau = 1 copies.
+        """
+        if not self.lost:
+            for slow, fast in zip(self.target, self.encoder, strict=True):
+                slow.lerp_(fast, self.tau)
+            return
+        near = self.tau < 0.5
+        weight = torch.where(near, self.tau, self.tau - 1)
+        for slow, fast, lost in zip(self.target, self.encoder, self.lost, strict=True):
+            step = torch.sub(fast, slow).mul_(weight).sub_(lost)
+            start = torch.where(near, slow, fast)
+            torch.add(start, step, out=slow)
+            torch.sub(slow, start, out=lost).sub_(step)
 
     def _per_run(self, values: Tensor) -> Tensor:
         return values.to(self.dtype)[:, None, None]
