@@ -101,7 +101,8 @@ def test_a_worker_with_other_code_is_refused(config, tmp_path, other, workers_wr
 
 
 def test_a_change_of_any_source_changes_its_name(tmp_path, monkeypatch):
-    (tmp_path / "part").mkdir()
+    for folder in ("machine", "part"):
+        (tmp_path / folder).mkdir()
     for name in ("machine/code.py", "part/b.py"):
         (tmp_path / name).write_text("a = 1\n")
     monkeypatch.setattr(versions, "__file__", str(tmp_path / "machine" / "code.py"))
