@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -41,9 +41,10 @@ def one_blas_thread() -> Iterator[None]:
     took away. That of OpenMP belongs to the thread. Each entry sets the limit again, for a library loaded meanwhile.
     """
     global _inside
-    with threadpool_limits(1, user_api="openmp"):
+    libraries = ThreadpoolController()  # a limit restores all that it was shown, so each is shown its own kind
+    with libraries.select(user_api="openmp").limit(limits=1):
         with _lock:
-            _limits.append(threadpool_limits(1, user_api="blas"))
+            _limits.append(libraries.select(user_api="blas").limit(limits=1))
             _inside += 1
         try:
             yield

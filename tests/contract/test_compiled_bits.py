@@ -70,7 +70,7 @@ def test_compiled_and_loaded_code_have_the_same_bits(tmp_path):
     assert cold == warm == {kind: here[kind] for kind in COLD}
     sweep(GRID, tmp_path / "here", workers=1)
     paths = sorted((tmp_path / "here").glob("*.parquet"))
-    assert len(paths) == 8
+    assert len(paths) == 12
     for path in paths:
         tables = [read_columns(tmp_path / place / path.name, ["epoch", "loss", "gap", "Hmax", "W_Fro_raw"])[1]
                   for place in ("here", "cold", "warm")]  # fmt: skip

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from cases import BACKENDS, one_run, small
+from threadpoolctl import threadpool_info
 
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.draws.streams import MinibatchKey, keyed_seed, minibatch_blocks
@@ -83,6 +86,38 @@ def test_the_number_of_blas_threads_changes_no_bit(backend):
     first, second = outputs[0].splitlines()
     assert first == second
     assert outputs[0] == outputs[1]
+
+
+def test_runs_in_two_threads_have_the_same_bits_and_give_back_the_blas_threads(backend):
+    """The first ends while the second trains: neither may take the second's limit away, nor keep it."""
+    config = RunConfig(backend=backend, device="cpu", d_obs=300, d_latent=30, batch_size=256, epochs=20, log_every=2)
+    alone = one_run(config)
+    before = blas_threads()
+    inside, second_inside, ended = (threading.Event() for _ in range(3))
+
+    def first(_):
+        inside.set()
+        assert second_inside.wait(60)
+
+    def second(_):
+        second_inside.set()
+        assert ended.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(simulate_runs, [config], first)
+        one.add_done_callback(lambda _: ended.set())
+        assert inside.wait(60)
+        other = pool.submit(simulate_runs, [config], second)
+        for future in (one, other):
+            (record,) = future.result()
+            assert_same_bits(alone, record)
+    assert blas_threads() == before
+
+
+def blas_threads():
+    return {
+        library["filepath"]: library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    }
 
 
 @pytest.mark.parametrize("regime", REGIMES)
