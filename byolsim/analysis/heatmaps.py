@@ -13,37 +13,34 @@ passes through would leave no colour for the others. Values beyond them are show
 from __future__ import annotations
 
 import textwrap
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Stroke
 
-from byolsim.analysis.axes import Array, Scale, between
+from byolsim.analysis.axes import Array, between
 from byolsim.analysis.grid import Grid, Mask
 from byolsim.analysis.overlays import RateLine, on_rates, rate_lines
 from byolsim.analysis.panels import (
     COLOUR_MAP,
-    SMALL,
-    TEXT,
-    Panel,
+    Block,
+    Extend,
+    add_colour_bar,
     add_legend,
+    cell_blocks,
     collapsed_label,
     label_rows,
     new_figure,
-    set_ticks,
     set_title,
 )
 from byolsim.model.metrics import METRICS
 
-Extend = Literal["neither", "both", "min", "max"]
 _HATCH = "////"
 _LOG_FROM = 10.0
 """Positive values that span more than this factor get a logarithmic colour scale."""
@@ -56,18 +53,15 @@ def heatmap(grid: Grid, metric: str) -> Figure:
     norm, extend = colour_scale(mean, grid.any_diverged() | grid.any_collapsed())
     lines: dict[str, RateLine] = {}
     for b, panel in enumerate(panels):
-        _draw_cells(grid, metric, b, panel, norm)
+        for block in cell_blocks(panel, grid):
+            _draw_cells(grid, metric, b, block, norm)
         if panel.fixed is not None and on_rates(grid.setting.layout):
             for line in rate_lines(panel.fixed.get_xlim(), panel.fixed.get_ylim(), grid.shared("mom_pred", b)):
                 panel.fixed.add_line(_line_artist(line, [*line.alphas], [*line.taus]))
                 lines[line.label] = line
     label_rows(panels, grid.y.label)
     if norm is not None:
-        bar = figure.colorbar(
-            ScalarMappable(norm, COLOUR_MAP), ax=[ax for panel in panels for ax in panel.axes], extend=extend
-        )
-        bar.ax.tick_params(which="both", labelsize=SMALL)
-        bar.set_label(metric_label(grid, metric, log=isinstance(norm, LogNorm)), fontsize=TEXT)
+        add_colour_bar(figure, panels, norm, extend, metric_label(grid, metric, log=isinstance(norm, LogNorm)))
     notes = [] if norm is not None else [f"no run has a finite value of {metric}"]
     set_title(figure, grid, metric, notes)
     add_legend(figure, _legend_handles(grid, metric, list(lines.values())))
@@ -105,31 +99,10 @@ def colour_scale(mean: Array, ended: Mask) -> tuple[Normalize | None, Extend]:
     return Normalize(low, high), extend
 
 
-def _draw_cells(grid: Grid, metric: str, b: int, panel: Panel, norm: Normalize | None) -> None:
-    count = len(grid.x.along)
-    if panel.fixed is not None:
-        _draw_block(panel.fixed, grid, metric, (b, slice(0, count)), (grid.x.edges, grid.x.scale), norm)
-        set_ticks(panel.fixed.xaxis, grid.x)
-    if panel.auto is not None:
-        _draw_block(panel.auto, grid, metric, (b, slice(count, None)), (np.array([0.0, 1.0]), "linear"), norm)
-    for ax in panel.axes:
-        set_ticks(ax.yaxis, grid.y)
-
-
-def _draw_block(
-    ax: Axes, grid: Grid, metric: str, block: tuple[int, slice], across: tuple[Array, Scale], norm: Normalize | None
-) -> None:
-    """The cells of one axes: colours, hatches over diverged ones, rings and triangles.
-
-    `block` is the panel and its columns, `across` the edges of these and the scale on which they lie.
-    """
-    (b, columns), (x, x_scale), y = block, across, grid.y.edges
+def _draw_cells(grid: Grid, metric: str, b: int, block: Block, norm: Normalize | None) -> None:
+    """The cells of one axes: colours, hatches over diverged ones, rings and triangles."""
+    ax, x, y, columns = block.ax, block.edges, grid.y.edges, block.columns
     mean = grid.mean(metric)[b, :, columns]
-    if grid.y.scale == "log":
-        ax.set_yscale("log")
-    ax.set_xlim(x[0], x[-1])
-    ax.set_ylim(y[0], y[-1])
-    ax.tick_params(which="minor", left=False, bottom=False)
     mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(mean), cmap=COLOUR_MAP, norm=norm)
     for i, j in np.argwhere(grid.any_diverged()[b, :, columns]):
         ink = _ink(mesh.to_rgba(mean[i, j])) if norm is not None and np.isfinite(mean[i, j]) else "0.35"
@@ -140,7 +113,7 @@ def _draw_block(
     # rings in the middle of a cell, triangles at a quarter of its height: both may be there
     for cells, height, style in ((grid.no_value(metric), 0.5, _RING), (grid.any_collapsed(), 0.25, _TRIANGLE)):
         for i, j in np.argwhere(cells[b, :, columns]):
-            middle = between(x[j], x[j + 1], 0.5, x_scale == "log")
+            middle = between(x[j], x[j + 1], 0.5, block.log)
             up = between(y[i], y[i + 1], height, grid.y.scale == "log")
             ax.plot([middle], [up], linestyle="none", **style)
 

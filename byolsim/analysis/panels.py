@@ -10,22 +10,26 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as Ruler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from byolsim.analysis.axes import Axis, fact, number_labels, text_of
+from byolsim.analysis.axes import Array, Axis, fact, number_labels, text_of
 from byolsim.analysis.grid import Grid
 from byolsim.analysis.overlays import by_rule, on_rates
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
+
+Extend = Literal["neither", "both", "min", "max"]
 
 COLOUR_MAP = "viridis"
 """Perceptually uniform, and readable with the common colour-vision deficiencies and in grey."""
@@ -54,6 +58,16 @@ class Panel:
     def axes(self) -> list[Axes]:
         """Those that are there, from left to right."""
         return [ax for ax in (self.fixed, self.auto) if ax is not None]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some columns of a grid on the axes that they lie on: the edges of their cells, and whether these are in log."""
+
+    ax: Axes
+    columns: slice
+    edges: Array
+    log: bool
 
 
 def new_figure(grid: Grid, size: tuple[float, float]) -> tuple[Figure, list[Panel]]:
@@ -116,6 +130,32 @@ def _add_panel(figure: Figure, cell: Any, x: Axis) -> Panel:
     for ax in panel.axes:
         ax.tick_params(which="both", labelsize=SMALL)
     return panel
+
+
+def cell_blocks(panel: Panel, grid: Grid) -> list[Block]:
+    """The axes of a panel, limits and ticks set, for cells whose rows are those of y: `grid.y.edges` bounds them."""
+    count, blocks = len(grid.x.along), []
+    if panel.fixed is not None:
+        blocks.append(Block(panel.fixed, slice(0, count), grid.x.edges, grid.x.scale == "log"))
+        set_ticks(panel.fixed.xaxis, grid.x)
+    if panel.auto is not None:
+        blocks.append(Block(panel.auto, slice(count, None), np.array([0.0, 1.0]), log=False))
+    for block in blocks:
+        if grid.y.scale == "log":
+            block.ax.set_yscale("log")
+        block.ax.set_xlim(block.edges[0], block.edges[-1])
+        block.ax.set_ylim(grid.y.edges[0], grid.y.edges[-1])
+        block.ax.tick_params(which="minor", left=False, bottom=False)
+        set_ticks(block.ax.yaxis, grid.y)
+    return blocks
+
+
+def add_colour_bar(figure: Figure, panels: Sequence[Panel], norm: Normalize, extend: Extend, label: str) -> None:
+    """One colour bar beside all panels; `extend` names the ends beyond which there are values."""
+    axes = [ax for panel in panels for ax in panel.axes]
+    bar = figure.colorbar(ScalarMappable(norm, COLOUR_MAP), ax=axes, extend=extend)
+    bar.ax.tick_params(which="both", labelsize=SMALL)
+    bar.set_label(label, fontsize=TEXT)
 
 
 def label_rows(panels: Sequence[Panel], text: str) -> None:
