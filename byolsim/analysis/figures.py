@@ -1,28 +1,44 @@
-"""All figures of a sweep, from a folder of runs to a folder of pictures."""
+"""All figures of a sweep, from a folder of runs to a folder of pictures; and the catalogue that they are in."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
+from byolsim.analysis.grid import Grid
 from byolsim.analysis.heatmaps import heatmap
-from byolsim.analysis.select import Grid, check_metric, select_grids
-from byolsim.analysis.slices import LOSS, loss_slices
+from byolsim.analysis.select import check_metric, select_grids
+from byolsim.analysis.slices import LOSS, OLD_LOSS, loss_slices
 from byolsim.config.commands import FigsConfig
 from byolsim.store.files import write_whole
 
 DPI = 150
-_OLD_LOSS = "loss_pop"
-"""What the slices show of files that were written before there was a `loss_rel`."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: what draws it from a grid, and the metrics that it needs there."""
+
+    draw: Callable[[Grid], Figure]
+    metrics: tuple[str, ...]
+
+
+def catalogue(config: FigsConfig) -> dict[str, Picture]:
+    """The figures of each grid by the names of their files, in the order in which they are drawn."""
+    metrics = dict.fromkeys((config.metric, config.enc_metric, "erank_encoded", "erank_pred"))
+    return {
+        **{f"heatmap_{metric}": Picture(partial(heatmap, metric=metric), (metric,)) for metric in metrics},
+        "slices_loss_vs_alpha": Picture(loss_slices, (LOSS, OLD_LOSS)),
+    }
 
 
 def draw_figures(config: FigsConfig, only: Collection[str] | None = None) -> tuple[list[Path], list[str]]:
-    """Draw the heatmaps and slices of each batch size; nothing is simulated.
+    """Draw every figure of the catalogue for each batch size; nothing is simulated.
 
     Every file is read once, and only the columns that are drawn. A picture appears complete or not at all, and replaces
     an older one of its name. `only` holds the ids of the runs to draw, where the caller knows them.
@@ -38,23 +54,17 @@ def draw_figures(config: FigsConfig, only: Collection[str] | None = None) -> tup
     """
     check_metric(config.metric)
     check_metric(config.enc_metric, "enc_metric")
-    metrics = list(dict.fromkeys([config.metric, config.enc_metric, "erank_encoded", "erank_pred"]))
-    selection = select_grids(config, list(dict.fromkeys([*metrics, LOSS, _OLD_LOSS])), only)
+    pictures = catalogue(config)
+    needed = dict.fromkeys(metric for picture in pictures.values() for metric in picture.metrics)
+    selection = select_grids(config, list(needed), only)
     out = Path(config.out)
+    # one at a time, so that few are in memory
     paths = [
-        _write(draw(), out / f"{name}_bs{grid.batch_size}_epoch{config.epoch}.png")
+        _write(picture.draw(grid), out / f"{name}_bs{grid.config.batch_size}_epoch{config.epoch}.png")
         for grid in selection.grids
-        for name, draw in figures_of(grid, metrics)
+        for name, picture in pictures.items()
     ]
     return paths, selection.skipped
-
-
-def figures_of(grid: Grid, metrics: list[str]) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """Name and drawing of each figure; drawn one at a time, so that few are in memory."""
-    for metric in metrics:
-        yield f"heatmap_{metric}", partial(heatmap, grid, metric)
-    loss = LOSS if np.isfinite(grid.values[LOSS]).any() else _OLD_LOSS
-    yield "slices_loss_vs_alpha", partial(loss_slices, grid, loss)
 
 
 def _write(figure: Figure, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Heatmaps: one metric over predictor rate and EMA rate, the mean over seeds in each cell.
+"""Heatmaps: one metric over the plane of two axes, the mean over seeds in each cell.
 
 - coloured: the mean over the seeds that have a finite value (of a log10 metric: the mean of the logarithms);
 - hatched: at least one seed diverged at or before the epoch. The cell is coloured too where a finite value is left: of
@@ -13,73 +13,66 @@ passes through would leave no colour for the others. Values beyond them are show
 from __future__ import annotations
 
 import textwrap
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Stroke
 
-from byolsim.analysis.overlays import RateLine, rate_lines
+from byolsim.analysis.axes import Array, between
+from byolsim.analysis.grid import Grid, Mask
+from byolsim.analysis.overlays import RateLine, on_rates, rate_lines
 from byolsim.analysis.panels import (
     COLOUR_MAP,
-    SMALL,
-    TEXT,
-    Panel,
+    Block,
+    Extend,
+    add_colour_bar,
     add_legend,
-    cell_edges,
+    cell_blocks,
     collapsed_label,
     label_rows,
     new_figure,
-    set_ticks,
     set_title,
 )
-from byolsim.analysis.select import Array, Grid, Mask
 from byolsim.model.metrics import METRICS
 
-TAU_LABEL = "EMA rate τ = 1 − m"
-Extend = Literal["neither", "both", "min", "max"]
 _HATCH = "////"
 _LOG_FROM = 10.0
 """Positive values that span more than this factor get a logarithmic colour scale."""
 
 
 def heatmap(grid: Grid, metric: str) -> Figure:
-    """The heatmap of one metric: a panel per beta, one colour scale for all panels and the auto column."""
+    """The heatmap of one metric: one colour scale for all panels and the auto column."""
     mean = grid.mean(metric)
     figure, panels = new_figure(grid, size=(1.7, 1.8))
     norm, extend = colour_scale(mean, grid.any_diverged() | grid.any_collapsed())
-    lines: list[RateLine] = []
+    lines: dict[str, RateLine] = {}
     for b, panel in enumerate(panels):
-        _draw_cells(grid, metric, b, panel, norm)
-        if panel.fixed is not None:
-            lines = rate_lines(panel.fixed.get_xlim(), panel.fixed.get_ylim(), grid.setting.config.mom_pred)
-            for line in lines:
-                _draw_line(panel.fixed, line)
-    label_rows(panels, TAU_LABEL)
+        for block in cell_blocks(panel, grid):
+            _draw_cells(grid, metric, b, block, norm)
+        if panel.fixed is not None and on_rates(grid.setting.layout):
+            for line in rate_lines(panel.fixed.get_xlim(), panel.fixed.get_ylim(), grid.shared("mom_pred", b)):
+                panel.fixed.add_line(_line_artist(line, [*line.alphas], [*line.taus]))
+                lines[line.label] = line
+    label_rows(panels, grid.y.label)
     if norm is not None:
-        bar = figure.colorbar(
-            ScalarMappable(norm, COLOUR_MAP), ax=[ax for panel in panels for ax in panel.axes], extend=extend
-        )
-        bar.ax.tick_params(which="both", labelsize=SMALL)
-        bar.set_label(metric_label(grid, metric, log=isinstance(norm, LogNorm)), fontsize=TEXT)
+        add_colour_bar(figure, panels, norm, extend, metric_label(grid, metric, log=isinstance(norm, LogNorm)))
     notes = [] if norm is not None else [f"no run has a finite value of {metric}"]
     set_title(figure, grid, metric, notes)
-    add_legend(figure, _legend_handles(grid, metric, lines))
+    add_legend(figure, _legend_handles(grid, metric, list(lines.values())))
     return figure
 
 
 def metric_label(grid: Grid, metric: str, log: bool = False) -> str:
     """Title, column name and what the scale needs, in short lines."""
     text = textwrap.fill(METRICS[metric], 48) + f"\n[{metric}]"
-    if metric.startswith("erank"):
-        text += f", 1 to {grid.setting.config.d_latent} dimensions"
+    if metric.startswith("erank") and "d_latent" not in grid.setting.layout.names:
+        text += f", 1 to {grid.config.d_latent} dimensions"
     return text + (", logarithmic scale" if log else "")
 
 
@@ -106,30 +99,10 @@ def colour_scale(mean: Array, ended: Mask) -> tuple[Normalize | None, Extend]:
     return Normalize(low, high), extend
 
 
-def _draw_cells(grid: Grid, metric: str, b: int, panel: Panel, norm: Normalize | None) -> None:
-    tau_edges = cell_edges(grid.taus)
-    alphas = [alpha for alpha in grid.alphas if alpha is not None]
-    if panel.fixed is not None:
-        edges = cell_edges(alphas)
-        _draw_block(panel.fixed, grid, metric, b, slice(0, len(alphas)), (edges, tau_edges), norm)
-        set_ticks(panel.fixed.xaxis, alphas)
-    if panel.auto is not None:
-        unit = np.array([0.0, 1.0])
-        _draw_block(panel.auto, grid, metric, b, slice(len(alphas), None), (unit, tau_edges), norm)
-    for ax in panel.axes:
-        set_ticks(ax.yaxis, grid.taus)
-
-
-def _draw_block(
-    ax: Axes, grid: Grid, metric: str, b: int, columns: slice, edges: tuple[Array, Array], norm: Normalize | None
-) -> None:
+def _draw_cells(grid: Grid, metric: str, b: int, block: Block, norm: Normalize | None) -> None:
     """The cells of one axes: colours, hatches over diverged ones, rings and triangles."""
-    x, y = edges
+    ax, x, y, columns = block.ax, block.edges, grid.y.edges, block.columns
     mean = grid.mean(metric)[b, :, columns]
-    ax.set_yscale("log")
-    ax.set_xlim(x[0], x[-1])
-    ax.set_ylim(y[0], y[-1])
-    ax.tick_params(which="minor", left=False, bottom=False)
     mesh = ax.pcolormesh(x, y, np.ma.masked_invalid(mean), cmap=COLOUR_MAP, norm=norm)
     for i, j in np.argwhere(grid.any_diverged()[b, :, columns]):
         ink = _ink(mesh.to_rgba(mean[i, j])) if norm is not None and np.isfinite(mean[i, j]) else "0.35"
@@ -140,9 +113,9 @@ def _draw_block(
     # rings in the middle of a cell, triangles at a quarter of its height: both may be there
     for cells, height, style in ((grid.no_value(metric), 0.5, _RING), (grid.any_collapsed(), 0.25, _TRIANGLE)):
         for i, j in np.argwhere(cells[b, :, columns]):
-            # the middle of a cell in the picture: geometric on the logarithmic axes, arithmetic in the auto column
-            middle = np.sqrt(x[j] * x[j + 1]) if ax.get_xscale() == "log" else (x[j] + x[j + 1]) / 2
-            ax.plot([middle], [y[i] * (y[i + 1] / y[i]) ** height], linestyle="none", **style)
+            middle = between(x[j], x[j + 1], 0.5, block.log)
+            up = between(y[i], y[i + 1], height, grid.y.scale == "log")
+            ax.plot([middle], [up], linestyle="none", **style)
 
 
 _RING: dict[str, Any] = {"marker": "o", "color": "0.35", "markerfacecolor": "none", "markersize": 4.0}
@@ -154,10 +127,6 @@ def _ink(colour: object) -> str:
     """Black or white, whichever is read better on a colour."""
     red, green, blue = mpl.colors.to_rgb(tuple(np.ravel(np.asarray(colour))[:3]))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
-
-
-def _draw_line(ax: Axes, line: RateLine) -> None:
-    ax.add_line(_line_artist(line, [*line.alphas], [*line.taus]))
 
 
 def _line_artist(line: RateLine, x: list[float], y: list[float]) -> Line2D:

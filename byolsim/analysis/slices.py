@@ -1,4 +1,4 @@
-"""Slices: the population loss against the predictor rate, one line per EMA rate.
+"""Slices: the population loss against x, one line for each value of y.
 
 The loss is `loss_rel`, which is 1 for a predictor that says nothing: the bare loss of a collapsing run tends to 0 with
 its features. Points whose features have vanished are triangles pointing down.
@@ -23,22 +23,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from byolsim.analysis.axes import Array, between
+from byolsim.analysis.grid import Grid
 from byolsim.analysis.panels import (
     COLOUR_MAP,
     Panel,
     add_legend,
-    cell_edges,
     collapsed_label,
     label_rows,
     new_figure,
-    power_labels,
     set_ticks,
     set_title,
 )
-from byolsim.analysis.select import Array, Grid
 from byolsim.model.metrics import METRICS
 
-LOSS = "loss_rel"
+LOSS, OLD_LOSS = "loss_rel", "loss_pop"
+"""What is shown, and what of files that were written before there was a `loss_rel`."""
+
 _LISTED = 10
 """Lines that the legend names."""
 
@@ -53,8 +54,9 @@ class _Range:
     top: float
 
 
-def loss_slices(grid: Grid, loss: str = LOSS) -> Figure:
-    """Loss against alpha, one line per tau; a panel per beta, and the auto column at the right."""
+def loss_slices(grid: Grid) -> Figure:
+    """Slices of `LOSS`, of old files `OLD_LOSS`, with the auto column at the right."""
+    loss = LOSS if np.isfinite(grid.values[LOSS]).any() else OLD_LOSS
     figure, panels = new_figure(grid, size=(1.4, 1.9))
     limits = _range(grid, loss)
     for b, panel in enumerate(panels):
@@ -65,9 +67,9 @@ def loss_slices(grid: Grid, loss: str = LOSS) -> Figure:
         notes.append("crosses above the dotted line: no value, or off the scale")
     if not np.isfinite(grid.mean(loss)).any():
         notes.append("no run has a finite loss")
-    set_title(figure, grid, f"{loss} against α", notes)
-    step = math.ceil(len(grid.taus) / _LISTED)
-    title = "EMA rate τ = 1 − m" + (f" (1 line in {step} is named)" if step > 1 else "")
+    set_title(figure, grid, f"{loss} against {grid.x.symbol}", notes)
+    step = math.ceil(len(grid.y.values) / _LISTED)
+    title = grid.y.label + (f" (1 line in {step} is named)" if step > 1 else "")
     add_legend(figure, _legend_handles(grid, step), title=title)
     return figure
 
@@ -80,7 +82,7 @@ def _range(grid: Grid, loss: str) -> _Range:
     low_of, high_of = grid.spread(loss)
     log = not np.any(low_of[used] <= 0)
     if not used.any():
-        return _Range(True, 0.1, 1.0, _top(True, 0.1, 1.0, len(grid.taus) if diverged.any() else 0))
+        return _Range(True, 0.1, 1.0, _top(True, 0.1, 1.0, len(grid.y.values) if diverged.any() else 0))
     low, high = float(low_of[used].min()), float(high_of[used].max())
     if log:
         room = 10 ** max(0.04 * math.log10(high / low), 0.02)
@@ -89,7 +91,7 @@ def _range(grid: Grid, loss: str) -> _Range:
         room = max(0.04 * (high - low), 0.05 * abs(high)) or 1.0
         low, high = low - room, high + room
     outside = diverged & ~((mean > low) & (mean < high))
-    return _Range(log, low, high, _top(log, low, high, len(grid.taus) if outside.any() else 0))
+    return _Range(log, low, high, _top(log, low, high, len(grid.y.values) if outside.any() else 0))
 
 
 def _top(log: bool, low: float, high: float, rows: int) -> float:
@@ -101,11 +103,10 @@ def _top(log: bool, low: float, high: float, rows: int) -> float:
 
 
 def _draw_panel(grid: Grid, loss: str, b: int, panel: Panel, limits: _Range) -> None:
-    alphas = [alpha for alpha in grid.alphas if alpha is not None]
+    count, rows = len(grid.x.along), len(grid.y.values)
     if panel.fixed is not None:
-        edges = cell_edges(alphas)
-        panel.fixed.set_xlim(edges[0], edges[-1])
-        set_ticks(panel.fixed.xaxis, alphas)
+        panel.fixed.set_xlim(grid.x.edges[0], grid.x.edges[-1])
+        set_ticks(panel.fixed.xaxis, grid.x)
     for ax in panel.axes:
         if limits.log:
             ax.set_yscale("log")
@@ -117,17 +118,17 @@ def _draw_panel(grid: Grid, loss: str, b: int, panel: Panel, limits: _Range) -> 
         ax.set_axisbelow(True)
         if limits.top > limits.high:
             ax.axhline(limits.high, color="0.6", linewidth=0.8, linestyle=":")
-    for t in range(len(grid.taus)):
+    for t in range(rows):
         if panel.fixed is not None:
-            _draw_line(panel.fixed, grid, loss, (b, t, slice(0, len(alphas))), np.array(alphas), limits)
+            _draw_line(panel.fixed, grid, loss, (b, t, slice(0, count)), grid.x.positions, limits)
         if panel.auto is not None:
             # side by side, so that points of equal loss are all seen
-            at = np.array([(t + 1) / (len(grid.taus) + 1)])
-            _draw_line(panel.auto, grid, loss, (b, t, slice(len(alphas), None)), at, limits)
+            at = np.array([(t + 1) / (rows + 1)])
+            _draw_line(panel.auto, grid, loss, (b, t, slice(count, None)), at, limits)
 
 
 def _draw_line(ax: Axes, grid: Grid, loss: str, where: tuple[int, int, slice], x: Array, limits: _Range) -> None:
-    """One tau: the line with its bars, and its diverged points."""
+    """One value of y: the line with its bars, and its diverged points."""
     mean, diverged = grid.mean(loss)[where], grid.any_diverged()[where]
     low, high = (side[where] for side in grid.spread(loss))
     row, colour = where[1], _colour(grid, where[1])
@@ -141,9 +142,8 @@ def _draw_line(ax: Axes, grid: Grid, loss: str, where: tuple[int, int, slice], x
         ax.errorbar(x[good], mean[good], yerr=bars, fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.5)
     inside = (mean > limits.low) & (mean < limits.high)
     ax.plot(x[diverged & inside], mean[diverged & inside], linestyle="none", color=colour, **_CROSS)
-    rows = len(grid.taus)
-    strip = (row + 0.7) / (rows + 0.4)
-    y = _between(limits, strip)
+    strip = (row + 0.7) / (len(grid.y.values) + 0.4)
+    y = between(limits.high, limits.top, strip, limits.log)
     lost = x[diverged & ~inside]
     ax.plot(lost, np.full(len(lost), y), linestyle="none", color=colour, **_CROSS)
 
@@ -152,23 +152,15 @@ _CROSS: dict[str, Any] = {"marker": "x", "markersize": 5.5, "markeredgewidth": 1
 _TRIANGLE: dict[str, Any] = {"marker": "v", "markersize": 6.5, "markerfacecolor": "white", "zorder": 3}
 
 
-def _between(limits: _Range, share: float) -> float:
-    """The height at that share of the strip, from its lower edge."""
-    if limits.log:
-        return float(limits.high * (limits.top / limits.high) ** share)
-    return limits.high + (limits.top - limits.high) * share
-
-
 def _colour(grid: Grid, row: int) -> str:
-    """Of a tau's line; the map's light end would not be seen on white."""
-    rows = len(grid.taus)
+    """Of one line; the map's light end would not be seen on white."""
+    rows = len(grid.y.values)
     return mpl.colors.to_hex(mpl.colormaps[COLOUR_MAP](0.88 * row / max(rows - 1, 1)))
 
 
 def _legend_handles(grid: Grid, step: int) -> list[Artist]:
-    """The lines from top to bottom in tau, one in `step`, and the marks that occur."""
-    rows = len(grid.taus)
-    labels = power_labels(grid.taus, digits=3)
+    """The lines from top to bottom in y, one in `step`, and the marks that occur."""
+    rows, labels = len(grid.y.values), grid.y.texts(digits=3)
     handles: list[Artist] = [
         Line2D([], [], color=_colour(grid, t), linewidth=1.4, marker="o", markersize=4, label=labels[t])
         for t in range(rows - 1, -1, -step)

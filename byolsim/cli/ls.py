@@ -15,7 +15,7 @@ from byolsim.cli.tables import table
 from byolsim.config.commands import LsConfig
 from byolsim.model.metrics import METRICS
 from byolsim.store.listing import Listed, Listing, list_runs, table_columns
-from byolsim.store.where import NAMES, RATES, STATUSES
+from byolsim.store.where import NAMES, STATUSES, null_word
 
 
 @command_of(
@@ -45,7 +45,7 @@ def _table(listing: Listing) -> str:
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
-        return "auto" if name in RATES else "-"
+        return null_word(name) or "-"
     if name in METRICS:
         return f"{value:.4g}"
     return str(value).lower() if isinstance(value, bool) else str(value)

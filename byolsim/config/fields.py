@@ -22,8 +22,11 @@ def hyper(default: Any, description: str, **known: Any) -> Any:
         * `axis_of` : in a grid, the field of a run whose values it gives;
         * `used_by` : in a grid, the `lr_enc_mode` that it belongs to;
         * `symbol` : its letter, for titles and labels;
+        * `title` : its name in words, for the same;
+        * `formula` : what it is of the option that sets it, where that is another number;
+        * `log` : True where its positive values are shown on a logarithmic axis;
         * `told` : `always` or `never` in the titles of figures; where it is absent, if the value is not the default;
-        * `key` : True where a table of runs always has its column;
+        * `key` : where a table of runs always has its column, the column's place among those: 1, 2, ...;
         * `auto` : the word for its null, in tables and comparisons;
         * `option` : the option that sets it, if that is not its own name; None where no option does;
         * `also`, `also_help` : a second option for the same number, and its help;
@@ -44,6 +47,9 @@ _KNOWN = frozenset(
         "axis_of",
         "used_by",
         "symbol",
+        "title",
+        "formula",
+        "log",
         "told",
         "key",
         "auto",

@@ -125,7 +125,8 @@ LrEncMode = Literal["same", "ratio", "logspace", "from_tau", "auto"]
 def _momentum(of: str, default: float) -> Any:
     """The momentum fields differ between one run and a grid in their default alone."""
     text = f"heavy-ball momentum of the {of}'s optimiser; not the EMA"
-    return hyper(default, text, per_run=True, symbol="μ_P" if of == "predictor" else "μ_B", told="always")
+    symbol = "μ_P" if of == "predictor" else "μ_B"
+    return hyper(default, text, per_run=True, symbol=symbol, title=f"{of} momentum", told="always")
 
 
 class Frozen(BaseModel):
@@ -148,9 +149,11 @@ class _Shared(Frozen):
     pred_update_every: Period = hyper(1, "the predictor steps only at multiples of this")
     enc_update_every: Period = hyper(1, "the encoder steps only at multiples of this")
     sigma_n: Annotated[float, Field(ge=0, le=1e6)] = hyper(
-        0.5, "standard deviation of the observation noise", symbol="σ", told="always"
+        0.5, "standard deviation of the observation noise", symbol="σ", title="observation noise", told="always"
     )
-    weight_decay: Rate = hyper(0.0, "L2 coefficient eta added to both gradients", per_run=True, symbol="η")
+    weight_decay: Rate = hyper(
+        0.0, "L2 coefficient eta added to both gradients", per_run=True, symbol="η", title="weight decay", log=True
+    )
     auto_alpha_c: Rate = hyper(
         0.4,
         "constant c of alpha_t = c tau / H_t for the predictor; 0 turns the schedule off",
@@ -201,7 +204,7 @@ class _Shared(Frozen):
         "minibatch",
         "what a step draws: every sample, second moments only, or nothing (n = infinity)",
         told="always",
-        key=True,
+        key=7,
     )
     moments_form: Literal["auto", "direct", "reduced"] | None = hyper(
         None, "form of the moments sampler (auto); for sampler moments only"
@@ -286,15 +289,17 @@ class RunConfig(_Shared):
         If a value has the wrong type or is out of range; `first_error` gives its one-line form.
     """
 
-    seed: Seed = hyper(42, "fixes the world, the initial weights and the data stream", point=True, key=True)
-    batch_size: BatchSize = hyper(64, "minibatch size n", point=True, symbol="n", key=True)
+    seed: Seed = hyper(42, "fixes the world, the initial weights and the data stream", point=True, key=5)
+    batch_size: BatchSize = hyper(64, "minibatch size n", point=True, symbol="n", title="batch size", log=True, key=1)
     lr_pred: Rate | None = hyper(
         1e-3,
         "predictor learning rate alpha; unused while auto_alpha_c > 0",
         per_run=True,
         point=True,
         symbol="α",
-        key=True,
+        title="predictor learning rate",
+        log=True,
+        key=2,
         auto="auto",
     )
     lr_enc: Rate | None = hyper(
@@ -303,7 +308,9 @@ class RunConfig(_Shared):
         per_run=True,
         point=True,
         symbol="β",
-        key=True,
+        title="encoder rate",
+        log=True,
+        key=3,
         auto="auto",
     )
     tau: Annotated[float, Field(ge=0, le=1)] = hyper(
@@ -315,7 +322,10 @@ class RunConfig(_Shared):
         per_run=True,
         point=True,
         symbol="τ",
-        key=True,
+        title="EMA rate",
+        formula="τ = 1 − m",
+        log=True,
+        key=4,
     )
     lr_enc_mode: LrEncMode | None = hyper(
         None,
@@ -324,7 +334,7 @@ class RunConfig(_Shared):
         per_run=True,
         point=True,
         told="never",
-        key=True,
+        key=6,
     )
 
     @model_validator(mode="before")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from byolsim.config.commands import LsConfig
+from byolsim.config.fields import known, names
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError, printable
 from byolsim.store.details import RunInfo
@@ -85,31 +86,19 @@ def _failures(folder: Path, skipped: list[str], metrics: Sequence[str]) -> Itera
         except UserError as error:
             skipped.append(printable(str(error)))
             continue
-        known = facts(run_id, config, "failed", None) | dict.fromkeys(metrics)
-        yield Listed(known, printable(f"{path.parent.name}/{path.name}"), printable(reason))
+        told = facts(run_id, config, "failed", None) | dict.fromkeys(metrics)
+        yield Listed(told, printable(f"{path.parent.name}/{path.name}"), printable(reason))
 
 
 def _order(run: Listed) -> tuple[Any, ...]:
-    known = run.facts
-    rates = [math.inf if known[name] is None else known[name] for name in ("tau", "lr_pred", "lr_enc")]
-    return known["lr_enc_mode"] or "", known["batch_size"], *rates, known["seed"], known["run_id"]
-
-
-_KEY = (
-    "run_id",
-    "status",
-    "reached",
-    "batch_size",
-    "lr_pred",
-    "lr_enc",
-    "tau",
-    "seed",
-    "lr_enc_mode",
-    "sampler",
-)
+    of = run.facts
+    rates = [math.inf if of[name] is None else of[name] for name in ("tau", "lr_pred", "lr_enc")]
+    return of["lr_enc_mode"] or "", of["batch_size"], *rates, of["seed"], of["run_id"]
 
 
 def table_columns(runs: Sequence[Listed]) -> list[str]:
     """What a table of these runs shows: the key columns, and the hyperparameters in which the runs differ."""
-    others = [name for name in RunConfig.model_fields if name not in _KEY]
-    return [*_KEY, *(name for name in others if len({run.facts[name] for run in runs}) > 1)]
+    fields = RunConfig.model_fields
+    key = sorted(names(RunConfig, "key"), key=lambda name: known(fields[name])["key"])
+    others = [name for name in fields if name not in key and len({run.facts[name] for run in runs}) > 1]
+    return ["run_id", "status", "reached", *key, *others]

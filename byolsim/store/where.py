@@ -14,14 +14,12 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
 
 from byolsim.config.describe import allowed, field_type
+from byolsim.config.fields import known
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model.metrics import METRICS
 
 STATUSES = ("completed", "diverged", "failed")
-RATES = ("lr_pred", "lr_enc")
-"""Null where the auto schedule sets them, so `auto` is the word for their null."""
-
 NAMES = ("run_id", "status", "reached", *RunConfig.model_fields, "ema_m")
 """What is known of a run without its rows: its id, how it ended, the last epoch it reached, every hyperparameter."""
 
@@ -52,6 +50,12 @@ def facts(run_id: str, config: RunConfig, status: str, reached: int | None) -> d
         **config.model_dump(),
         "ema_m": config.ema_m,
     }
+
+
+def null_word(name: str) -> str | None:
+    """The word for the null of a hyperparameter where null says something: `auto`, of a rate that the schedule sets."""
+    field = RunConfig.model_fields.get(name)
+    return known(field).get("auto") if field else None
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def _value(name: str, word: str, ordered: bool, text: str) -> Any:
     measured = name == "ema_m" or name in METRICS
     kind = float if measured else int if name == "reached" else field_type(field)[0] if field else str
     nullable = name == "reached" or name in METRICS or (field is not None and type(None) in get_args(field.annotation))
-    is_null = nullable and (word.lower() == "null" or (name in RATES and word.lower() == "auto"))
+    is_null = nullable and word.lower() in ("null", null_word(name))
     if ordered and (is_null or kind not in (int, float)):
         raise UserError(f"--where {text!r}: {name} {word} has no order: must be compared by == or !=")
     if is_null:
@@ -155,5 +159,6 @@ def _number(name: str, word: str, nullable: bool, text: str) -> int | float:
             continue
         if math.isfinite(number):
             return number
-    words = (", auto" if name in RATES else "") + (" or null" if nullable else "")
+    own = null_word(name)
+    words = (f", {own}" if own else "") + (" or null" if nullable else "")
     raise UserError(f"--where {text!r}: {name} must be compared with a number{words}, not {word!r}")

@@ -9,7 +9,7 @@ import math
 import shutil
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from byolsim.analysis.figures import draw_figures, figures_of
+from byolsim.analysis.axes import Axis, Layout, cell_edges, power_labels
+from byolsim.analysis.figures import catalogue, draw_figures
+from byolsim.analysis.grid import Grid
 from byolsim.analysis.heatmaps import colour_scale, heatmap
 from byolsim.analysis.overlays import rate_lines
-from byolsim.analysis.panels import cell_edges, power_labels
-from byolsim.analysis.select import Grid, select_grids
+from byolsim.analysis.select import select_grids
 from byolsim.analysis.slices import loss_slices
 from byolsim.cli import main
 from byolsim.config.commands import FigsConfig
@@ -35,6 +36,7 @@ from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.store.files import run_path, save
 from byolsim.sweeps.launch import sweep
+from byolsim.version import NUMERICS_VERSION
 
 NAN = math.nan
 SMALL: dict[str, Any] = {
@@ -72,13 +74,13 @@ def store_run(
     return save(record, run_path(folder, config))
 
 
-def select(folder: Path, *metrics: str, **fields: Any) -> list[Grid]:
+def select(folder: Path, *metrics: str, layout: Layout | None = None, **fields: Any) -> list[Grid]:
     metrics = (*metrics, "loss_pop", "loss_rel")
-    return select_grids(FigsConfig(runs_dir=str(folder), **({"epoch": 20} | fields)), metrics).grids
+    return select_grids(FigsConfig(runs_dir=str(folder), **({"epoch": 20} | fields)), metrics, layout=layout).grids
 
 
 def at(grid: Grid, table: np.ndarray, alpha: float, tau: float) -> Any:
-    return table[0, grid.taus.index(tau), grid.alphas.index(alpha)]
+    return table[0, grid.y.values.index(tau), grid.x.values.index(alpha)]
 
 
 # --- selection ---
@@ -155,10 +157,11 @@ def test_batch_sizes_are_apart_and_auto_is_the_last_column(tmp_path: Path) -> No
         store_run(tmp_path, [1.0, 1.0, n], batch_size=n, **auto, lr_pred=None, auto_alpha_c=0.3)
         store_run(tmp_path, [1.0, 1.0, 2 * n], batch_size=n, **auto, lr_pred=1e-2, auto_alpha_c=0.0)
     grids = select(tmp_path)
-    assert [grid.batch_size for grid in grids] == [4, 8]
-    assert all(grid.alphas == (1e-2, None) and grid.betas == (None,) for grid in grids)
+    assert [grid.config.batch_size for grid in grids] == [4, 8]
+    assert all(grid.x.values == (1e-2, None) and grid.panel is None for grid in grids)
     assert grids[0].mean("loss_pop").ravel().tolist() == [8.0, 4.0]
-    assert (grids[0].setting.beta_factor, grids[0].setting.auto_alpha_c) == (0.4, 0.3)
+    rule = grids[0].setting.rule
+    assert (rule.factor, rule.auto_alpha_c) == (0.4, 0.3)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_the_rule_for_beta_is_read_from_the_runs(
     for alpha, beta in rates:
         store_run(tmp_path, [1.0, 1.0, 1.0], lr_enc_mode=mode, lr_pred=alpha, lr_enc=beta)
     (grid,) = select(tmp_path)
-    assert grid.setting.beta_factor == factor
+    assert grid.setting.rule.factor == factor
 
 
 def test_runs_whose_features_have_vanished_are_known(tmp_path: Path) -> None:
@@ -188,20 +191,132 @@ def test_runs_whose_features_have_vanished_are_known(tmp_path: Path) -> None:
     store_run(tmp_path, [1.0, 1.0, 1.0], lr_pred=0.006, lr_enc=0.006)  # a file without the column
     for epoch, collapsed in ((20, 0.001), (10, 0.002)):
         (grid,) = select(tmp_path, epoch=epoch)
-        found = [alpha for alpha, cell in zip(grid.alphas, grid.any_collapsed()[0, 0], strict=True) if cell]
+        found = [alpha for alpha, cell in zip(grid.x.values, grid.any_collapsed()[0, 0], strict=True) if cell]
         assert found == [collapsed] if epoch == 20 else found == [collapsed, 0.005]
     (grid,) = select(tmp_path, use_last_valid=True)
     assert grid.any_collapsed()[0, 0].tolist() == [True, False, False, False, False, False]
 
 
+# --- other axes ---
+
+WORLD = Layout(x="sigma_n", y="weight_decay", panel="init", figure=None)
+
+
+def store_world(folder: Path, sigmas: tuple[float, ...] = (0.0, 0.5, 1.5)) -> None:
+    """Two seeds at each point of noise x weight decay x start; the loss tells where it belongs."""
+    for sigma, eta, init, seed in product(sigmas, (1e-3, 1e-2), ("random", "zero_pred"), (1, 2)):
+        loss = 1 + sigma + 10 * (eta == 1e-2) + 100 * (init == "zero_pred") + 0.1 * seed
+        store_run(folder, [9.0, 9.0, loss], sigma_n=sigma, weight_decay=eta, init=init, seed=seed)
+
+
+def test_any_hyperparameter_can_be_an_axis(tmp_path: Path) -> None:
+    """Numbers with a zero lie on a linear axis, words are panels in their declared order."""
+    store_world(tmp_path)
+    (grid,) = select(tmp_path, layout=WORLD)
+    assert (grid.x.values, grid.x.scale) == ((0.0, 0.5, 1.5), "linear")
+    assert (grid.y.values, grid.y.scale) == ((1e-3, 1e-2), "log")
+    assert grid.panel is not None and (grid.panel.values, grid.panel.scale) == (("zero_pred", "random"), "category")
+    expected = [[[1.15 + sigma + ten + hundred for sigma in grid.x.values] for ten in (0, 10)] for hundred in (100, 0)]
+    np.testing.assert_allclose(grid.mean("loss_pop"), expected, rtol=1e-12)  # a mean of two numbers: rounding
+    figure, lines = heatmap(grid, "loss_pop"), loss_slices(grid)
+    for drawn in (figure, lines):
+        assert_legible(drawn)
+        panels = [ax for ax in drawn.axes if ax.get_title()]
+        assert [ax.get_title() for ax in panels] == ["init = zero_pred", "init = random"]
+        assert all(ax.get_xlabel() == "observation noise σ  [sigma_n]" for ax in panels)
+        assert all([t.get_text() for t in ax.get_xticklabels()] == ["0", "0.5", "1.5"] for ax in panels)
+        told = title(drawn)
+        assert all(f"{letter} = " in told for letter in "rdnαβτ"), "what no axis shows is told"
+        assert "σ =" not in told and "weight_decay =" not in told and "β = α" not in told
+    assert meshes(figure)[0][0].get_ylabel() == "weight decay η  [weight_decay]"
+    assert legend_texts(figure) == [], "no line of another plane"
+    assert legend_texts(lines) == ["$10^{-2}$", "$10^{-3}$"] and "loss_rel against σ" in title(lines)
+
+
+def test_marks_lie_in_their_cells_on_a_linear_axis(tmp_path: Path) -> None:
+    store_world(tmp_path, sigmas=(0.0,))
+    for eta in (1e-3, 1e-2):
+        store_run(tmp_path, [1.0], diverged=3, sigma_n=2.0, weight_decay=eta)
+        store_run(tmp_path, [3.0, 3.0, 1e-9], scale=[1.0, 1.0, 1e-9], sigma_n=1.0, weight_decay=eta)
+    (grid,) = select(tmp_path, layout=WORLD)
+    figure = heatmap(grid, "loss_pop")
+    panel = meshes(figure)[0][0]
+    assert [patch.get_x() for patch in panel.patches if isinstance(patch, Rectangle)] == [1.5, 1.5]
+    assert [line.get_xdata()[0] for line in panel.lines if line.get_marker() == "v"] == [1.0, 1.0]
+    assert {"a seed diverged", "a seed collapsed", "no run"} == set(legend_texts(figure))
+
+
+def test_a_null_off_the_horizontal_axis_is_a_category(tmp_path: Path) -> None:
+    """Rows and panels have no place beside them: the auto schedule is a row of its own, the last."""
+    auto: dict[str, Any] = {"lr_enc_mode": "auto", "lr_enc": None, "auto_beta_c": 0.4}
+    for tau, alpha in product((1e-2, 1e-1), (1e-3, 1e-2, None)):
+        schedule = 0.0 if alpha is not None else 0.4
+        store_run(tmp_path, [1.0, 1.0, 2.0], lr_pred=alpha, auto_alpha_c=schedule, tau=tau, **auto)
+    (grid,) = select(tmp_path, layout=Layout(x="tau", y="lr_pred"))
+    assert (grid.y.values, grid.y.scale) == ((1e-3, 1e-2, None), "category")
+    figure, lines = heatmap(grid, "loss_pop"), loss_slices(grid)
+    assert_legible(figure)
+    assert_legible(lines)
+    assert [t.get_text() for t in meshes(figure)[0][0].get_yticklabels()] == ["0.001", "0.01", "auto"]
+    assert "β_t = 0.4 τ / H_t (auto schedule, c_β = 0.4); α_t = 0.4 τ / H_t" in title(figure)
+    assert legend_texts(lines) == ["auto", "0.01", "0.001"]
+
+
+def test_another_panel_of_the_rates_keeps_rule_and_lines(tmp_path: Path) -> None:
+    """Each panel has the lines of its own momentum."""
+    for mu, alpha, tau in product((0.0, 0.9), (1e-3, 1e-1), (1e-3, 1e-1)):
+        store_run(tmp_path, [1.0, 1.0, 2.0], mom_pred=mu, lr_pred=alpha, lr_enc=alpha, tau=tau)
+    (grid,) = select(tmp_path, layout=Layout(panel="mom_pred"))
+    figure = heatmap(grid, "loss_pop")
+    assert_legible(figure)
+    assert [len(ax.lines) for ax, _ in meshes(figure)] == [1, 2]
+    assert legend_texts(figure) == ["α = τ  (μ_P = 0)", "α = τ", "α / (1 − μ_P) = τ"]
+    assert "β = α" in title(figure) and "μ_P =" not in title(figure)
+
+
+def test_an_axis_knows_its_scale_and_order() -> None:
+    assert Axis.of("lr_pred", [1e-2, None, 1e-3], apart=True) == Axis("lr_pred", (1e-3, 1e-2, None), "log")
+    assert Axis.of("lr_pred", [0.0, 1e-3]).scale == "linear", "no place for zero on a logarithmic axis"
+    assert Axis.of("init", ["pinv", "zero_pred"]).values == ("zero_pred", "pinv")
+    assert Axis.of("hidden", [64, None, 8]).texts() == ["8", "64", "none"]
+    assert Axis.of("sigma_n", [1.0000001, 1.0]).texts() == ["1", "1.0000001"]
+    np.testing.assert_array_equal(Axis.of("init", ["pinv", "zero_pred"]).edges, [-0.5, 0.5, 1.5])
+    np.testing.assert_allclose(cell_edges([0.0, 1.0, 3.0], "linear"), [-0.5, 0.5, 2.0, 4.0])
+
+
 # --- what is refused ---
+
+
+def test_runs_that_differ_off_other_axes_are_refused(tmp_path: Path) -> None:
+    """What the usual figures show, or explain by a rule, is named like anything else where these do not."""
+    store_run(tmp_path, [1.0, 1.0, 1.0])
+    store_run(tmp_path, [1.0, 1.0, 1.0], lr_pred=2e-3, lr_enc=2e-3, tau=0.1, batch_size=8, seed=2)
+    with pytest.raises(UserError) as caught:
+        select(tmp_path, layout=WORLD)
+    for words in ("batch_size = 8, 64", "lr_pred = 0.001, 0.002", "lr_enc = 0.001, 0.002", "tau = 0.01, 0.1"):
+        assert words in str(caught.value)
+
+
+def test_one_configuration_under_two_versions_of_the_numerics_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = store_run(tmp_path, [1.0, 1.0, 1.0]).stem.rpartition("-")[2]
+    for module in ("byolsim.config.run", "byolsim.store.columns"):
+        monkeypatch.setattr(f"{module}.NUMERICS_VERSION", 1)
+    old = store_run(tmp_path, [2.0, 2.0, 2.0]).stem.rpartition("-")[2]
+    monkeypatch.undo()
+    with pytest.raises(UserError) as caught:
+        select(tmp_path)
+    said = str(caught.value)
+    assert f"runs {old} and {new} are one grid point under numerics versions 1 and {NUMERICS_VERSION}" in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(
     ("differing", "words"),
     [
         ([{"mom_pred": 0.5}, {"mom_pred": 0.9}], ["mom_pred = 0.5, 0.9", "--runs_dir"]),
-        ([{"epochs": 20}, {"epochs": 40}], ["epochs = 20, 40"]),
+        ([{"epochs": 20}, {"epochs": 40, "log_every": 20}], ["epochs = 20, 40", "log_every = 10, 20"]),
         (
             [{"d_obs": 10 + k, "sigma_n": 0.1 * k} for k in range(6)],
             ["d_obs = 10, 11, 12, 13, ... (6 values)", "sigma_n"],
@@ -293,8 +408,10 @@ def test_rate_lines_out_of_sight_are_left_out_and_equal_ones_are_one() -> None:
 
 
 def test_cell_edges_are_geometric_middles() -> None:
-    np.testing.assert_allclose(cell_edges([1e-3, 1e-2, 1e-1]), 10.0 ** np.array([-3.5, -2.5, -1.5, -0.5]), rtol=1e-12)
-    low, high = cell_edges([0.02])
+    np.testing.assert_allclose(
+        cell_edges([1e-3, 1e-2, 1e-1], "log"), 10.0 ** np.array([-3.5, -2.5, -1.5, -0.5]), rtol=1e-12
+    )
+    low, high = cell_edges([0.02], "log")
     assert low * high == pytest.approx(0.02**2) and low < 0.02 < high
 
 
@@ -441,7 +558,7 @@ def test_old_files_show_the_bare_loss(tmp_path: Path) -> None:
 
 def slices(grid: Grid) -> Figure:
     """The slices as `byolsim figs` draws them."""
-    return dict(figures_of(grid, []))["slices_loss_vs_alpha"]()
+    return catalogue(FigsConfig())["slices_loss_vs_alpha"].draw(grid)
 
 
 def test_no_finite_value_is_said_and_not_raised(tmp_path: Path) -> None:
