@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from byolsim.model.order import lq_factor, signs
+from byolsim.model.linalg import lower_factor, lq_factor, lq_factorisation
 from byolsim.model.state import Evaluation
 from byolsim.model.world import World
 
@@ -109,7 +109,7 @@ def reduced_gradient(P: Array, X: Array, world: ReducedWorld, W: Array, N: Array
 
 
 def reduced_gradients(P: Array, X: Array, G: Array, eta: float = 0.0) -> tuple[Array, Array]:
-    """(grad_P, grad_B) of `theory.gradients` in reduced coordinates: (r, r), and (r, 5r) as the rows of X."""
+    """(grad_P, grad_B) of `gradients.gradients` in reduced coordinates: (r, r), and (r, 5r) as the rows of X."""
     r = len(P)
     B_o = X[:r]
     return G @ B_o.T + eta * P, P.T @ G + eta * B_o
@@ -129,15 +129,3 @@ def retriangulate(X: Array) -> Array:
     """X with its outside columns [r:] brought back to lower triangular, 0 in the fresh directions."""
     r = X.shape[1] // 5
     return np.hstack([X[:, :r], lq_factor(X[:, r:]), np.zeros((3 * r, r), X.dtype)])
-
-
-def lq_factorisation(B: Array) -> tuple[Array, Array]:
-    """(L, O) of B = L O for a B (r, d), L as in `order.lq_factor` and O (r, d) with orthonormal rows."""
-    Q, R = np.linalg.qr(B.T)
-    return np.asarray(R.T * signs(R)), np.asarray(Q.T * signs(R)[:, None])
-
-
-def lower_factor(E: Array) -> Array:
-    """C (r, min(r, m)), lower triangular or trapezoidal with non-negative diagonal, C C^T = E E^T for E (r, m)."""
-    R = np.asarray(np.linalg.qr(E.T, mode="r"))
-    return np.asarray(R.T * signs(R))

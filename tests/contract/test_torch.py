@@ -16,9 +16,10 @@ from byolsim.backends.base import GroupTooLarge
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
 from byolsim.errors import UserError
-from byolsim.model import theory
+from byolsim.model import gradients
+from byolsim.model.encoder import initial_layers
 from byolsim.model.metrics import METRICS
-from byolsim.model.world import World, initial_layers
+from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
 from byolsim.sweeps import outcome as work
 from byolsim.sweeps.grid import expand, tasks
@@ -55,9 +56,9 @@ def test_closed_form_kronecker_form_and_autograd_agree(shape, eta):
     B_o.requires_grad_()
     loss = 0.5 * (P @ B_o @ X - B_t @ X_plus).square().sum() / n + 0.5 * eta * (P.square().sum() + B_o.square().sum())
     automatic = [g.numpy() for g in torch.autograd.grad(loss, [P, B_o])]
-    G = theory.sample_residual_gradient(p.P, p.B_o, p.B_t, p.X, p.X_plus)
-    closed = theory.gradients(p.P, p.B_o, G, eta)
-    kron = theory.gradients_kron(p.P, p.B_o, p.B_t, *p.moments, eta)
+    G = gradients.sample_residual_gradient(p.P, p.B_o, p.B_t, p.X, p.X_plus)
+    closed = gradients.gradients(p.P, p.B_o, G, eta)
+    kron = gradients.gradients_kron(p.P, p.B_o, p.B_t, *p.moments, eta)
     for name, a, c, k in zip(("P", "B_o"), automatic, closed, kron, strict=True):
         np.testing.assert_allclose(a, c, atol=1e-12, err_msg=name)
         np.testing.assert_allclose(a, k, atol=1e-12, err_msg=name)

@@ -7,8 +7,7 @@ import pytest
 
 from byolsim.backends.numba import lane_linalg, linalg, rates, structures
 from byolsim.backends.numba.lanes import lane_count
-from byolsim.model.moments import lower_factor
-from byolsim.model.order import lq_factor
+from byolsim.model.linalg import lower_factor, lq_factor
 from byolsim.model.schedule import AutoRates, CurvatureEstimate
 
 

@@ -46,8 +46,8 @@ from byolsim.machine.jit import fma, inlined, kernel
 def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
     """Steps on the rows lo..hi-1 of a block of draws, on the samples; row s is step first + s.
 
-    `theory.sample_residual_gradient` and `theory.gradients`, then the updates of SPEC 3. The loss is that of the last
-    step, and computed only if wanted.
+    `gradients.sample_residual_gradient` and `gradients.gradients`, then the updates of `model.step`. The loss is that
+    of the last step, and computed only if wanted.
     """
     now, diverged, n = course.now, course.diverged, scratch.X.shape[1]
     inverse_n = scratch.D.dtype.type(1.0 / n)
@@ -80,7 +80,7 @@ def minibatch_steps(draws, lo, hi, first, want_loss, world, hyper, state, course
 def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
     """The same steps from the sample second moments, formed once for the group (`base.second_moments_pay`).
 
-    `theory.moment_residual_gradient`: the cost of a run does not depend on n.
+    `gradients.moment_residual_gradient`: the cost of a run does not depend on n.
     """
     now, diverged, n = course.now, course.diverged, scratch.X.shape[1]
     inverse_n = scratch.S_xx.dtype.type(1.0 / n)
@@ -112,7 +112,7 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
 
 @kernel
 def population_steps(lo, hi, want_loss, world, hyper, state, course, scratch):
-    """Steps lo..hi-1 of the population sampler: `theory.population_residual_gradient` and `theory.gradients`."""
+    """Steps lo..hi-1 of the population sampler: `gradients.population_residual_gradient` and `gradients.gradients`."""
     now, diverged = course.now, course.diverged
     variance = scratch.G.dtype.type(world.sigma**2)
     for t in range(lo, hi):
@@ -197,7 +197,7 @@ def _moment_loss(k, state, now, scratch):
 
 @kernel
 def _population_covariance(M_o, B_o, variance, world, scratch):
-    """C_oo = M_o Lambda M_o^T + sigma^2 B_o B_o^T into C (`theory.feature_covariances`)."""
+    """C_oo = M_o Lambda M_o^T + sigma^2 B_o B_o^T into C (`gradients.feature_covariances`)."""
     r, C, weighted = M_o.shape[0], scratch.C, scratch.image
     np.dot(B_o, B_o.T, C)
     for i in range(r):

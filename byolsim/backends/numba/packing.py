@@ -11,9 +11,10 @@ from byolsim.backends.numba import structures
 from byolsim.backends.numba.lanes import lane_count
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MomentsKey
+from byolsim.model.encoder import initial_weights
 from byolsim.model.moments import ReducedWorld, reduced_coordinates
 from byolsim.model.order import OrderParameters
-from byolsim.model.world import World, initial_weights
+from byolsim.model.world import World
 
 
 def world_arrays(config: RunConfig, world: World) -> structures.WorldArrays:

@@ -10,11 +10,12 @@ import numpy as np
 from byolsim.backends.base import Backend, LogBlock, check_memory, check_offered, is_logged, rows_per_block
 from byolsim.backends.plain.samplers import Sampler, sampler_class
 from byolsim.config.run import RunConfig
+from byolsim.model.encoder import initial_weights
 from byolsim.model.order import OrderParameters
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.step import Rules, Run, start, step
 from byolsim.model.target import EMA
-from byolsim.model.world import World, initial_weights
+from byolsim.model.world import World
 
 MATRICES = ("P", "b_o", "L_o", "b_t", "L_t")
 """The order parameters that are matrices."""

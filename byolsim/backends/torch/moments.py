@@ -16,8 +16,9 @@ from byolsim.backends.torch.linalg import each, lower_factor, lower_factorisatio
 from byolsim.backends.torch.training import Group
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MomentsKey
+from byolsim.model.encoder import initial_weights
 from byolsim.model.moments import ReducedWorld, reduced_coordinates
-from byolsim.model.world import World, initial_weights
+from byolsim.model.world import World
 
 
 class DirectGroup(Group):
@@ -46,7 +47,7 @@ class DirectGroup(Group):
             self._finish(t, E, F, G, W)
 
     def _finish(self, t: int, E: Tensor, F: Tensor, G: Tensor, W: Tensor) -> None:
-        """The gradients of `theory.gradients` without decay, and the update."""
+        """The gradients of `gradients.gradients` without decay, and the update."""
         (P,), (B_o,) = self.predictor, self.encoder
 
         def covariance() -> Tensor:

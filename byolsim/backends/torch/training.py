@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from byolsim.config.run import RunConfig
+from byolsim.model.encoder import initial_layers
 from byolsim.model.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
 from byolsim.model.state import DIVERGENCE_BOUND
-from byolsim.model.world import World, initial_layers
+from byolsim.model.world import World
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -204,7 +205,7 @@ class Group:
         self._descend(t, loss, lambda: torch.bmm(z, z.mT) / n)
 
     def population_step(self, t: int) -> None:
-        """Step t on the population loss of the linear model (`theory.population_loss`)."""
+        """Step t on the population loss of the linear model (`gradients.population_loss`)."""
         A, lam, variance = self.world.A, self.world.lam, self.world.sigma**2
         (B_o,), (P,), (B_t,) = self.encoder, self.predictor, self.target
         A_each = A.expand(self.K, -1, -1)

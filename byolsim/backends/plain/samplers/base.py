@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from byolsim.config.run import RunConfig
-from byolsim.model.order import distance, inside_outside
+from byolsim.model.linalg import distance
+from byolsim.model.order import inside_outside
 from byolsim.model.state import Array, Evaluation, State
 from byolsim.model.world import World
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from byolsim.backends.plain.samplers.base import Sampler
 from byolsim.config.run import RunConfig
+from byolsim.model.gradients import feature_covariances, population_loss, population_residual_gradient
 from byolsim.model.state import Evaluation, State
-from byolsim.model.theory import feature_covariances, population_loss, population_residual_gradient
 
 
 class Population(Sampler):
