@@ -91,15 +91,15 @@ def reduced_gradient(P: Array, X: Array, world: ReducedWorld, W: Array, N: Array
     The columns of X are r inside the column space of A (b = B Q_A), r on each of O_1, O_2 and O_3, lower triangular in
     the order of the rows, and r of 0 for fresh directions. With xi = (x inside, u, w),
 
-        D = [(P b_o - b_t K) L_x, sigma P L_oo, -sigma T],    T T^T = b_t (K + I) b_t^T + L_t L_t^T,
+        D = [(P b_o - b_t K) L_x, sigma P L_oo, -sigma L_w],    L_w L_w^T = b_t (K + I) b_t^T + L_t L_t^T,
         G = [(D S)_x L_x^T, sigma (D S)_u, sigma n^(-1/2) C N],
 
     the columns of N belonging to O_2, O_3 and the fresh directions, there lower triangular with Bartlett's diagonal.
     """
     r, sigma = world.world.r, world.world.sigma
     b_o, L_oo, b_t, L_t = X[:r, :r], X[:r, r : 2 * r], X[2 * r :, :r], X[2 * r :, r : 4 * r]
-    T = lq_factor(np.hstack([b_t @ world.root_K, L_t]))
-    D = np.hstack([(P @ b_o - b_t @ world.K) @ world.L_x, sigma * P @ L_oo, -sigma * T])
+    L_w = lq_factor(np.hstack([b_t @ world.root_K, L_t]))
+    D = np.hstack([(P @ b_o - b_t @ world.K) @ world.L_x, sigma * P @ L_oo, -sigma * L_w])
     E = D @ W / math.sqrt(n)
     DS = E @ W.T / math.sqrt(n)
     rest = sigma / math.sqrt(n) * lower_factor(E)[:, : len(N)] @ N

@@ -34,7 +34,7 @@ class Reduced(Direct):
     def evaluate(self, state: State, draw: tuple[Array, Array]) -> Evaluation:
         """G in coordinates (r, 5r), the loss and C_oo."""
         W, N = draw
-        return reduced_gradient(state.P, _rows(state), self.reduced, W, N, self.key.n)
+        return reduced_gradient(state.P, _rows(state), self.reduced, W, N, self.config.batch_size)
 
     def coordinates(self, B_o: Array) -> Array:
         """The rows of X that belong to B_o."""
