@@ -22,7 +22,7 @@ and `metric`, `enc_metric` and `out` of `figs`; from a file also those of `run`,
 A whole number may be written `1e3`, and `--log_wandb` alone means true. The torch backend, and with it MLPs and CUDA
 devices, needs the extra `torch`.
 """
-BACKENDS = """What each backend runs, every combination of it that has a meaning: `direct` and `reduced` are the two forms of
+BACKENDS = """What each backend runs, in every combination with a meaning: `direct` and `reduced` are the two forms of
 `sampler = moments`, and an MLP takes minibatches only. What a backend does not run is refused before anything is
 written.
 """
