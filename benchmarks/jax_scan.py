@@ -19,7 +19,8 @@ import numpy as np
 from timing import best_seconds
 
 from byolsim.config.run import RunConfig
-from byolsim.model.world import World, initial_weights
+from byolsim.model.encoder import initial_weights
+from byolsim.model.world import World
 
 jax.config.update("jax_enable_x64", True)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 
 from byolsim.config.run import RunConfig
-from byolsim.model.world import World, initial_layers
+from byolsim.model.encoder import initial_layers
+from byolsim.model.world import World
 
 
 def microseconds_per_step(config: RunConfig, *, threads: int, steps: int = 300, repeats: int = 5) -> float:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.backends import get_backend
-from byolsim.backends.base import PER_RUN_FIELDS, LogBlock, second_moments_pay
+from byolsim.backends.base import PER_RUN_FIELDS, LogBlock
 from byolsim.config.run import RunConfig
 from byolsim.machine.doing import doing
 from byolsim.machine.interrupts import deferred_interrupt
@@ -78,19 +77,13 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
 
 def warm_up(config: RunConfig) -> None:
     """Compile what a configuration needs, once: before the clock starts, and before processes race for the cache."""
-    c = config
-    by_moments = second_moments_pay(c.batch_size, c.d_obs, c.d_latent)
-    _warm_up(c.backend, c.sampler, c.moments_form, c.dtype, by_moments, c.device)
+    _warm_up(get_backend(config.backend).tiny(config))
 
 
 @cache
-def _warm_up(backend: Any, sampler: Any, form: Any, dtype: Any, by_moments: bool, device: Any) -> None:
-    tiny = RunConfig(
-        backend=backend, sampler=sampler, moments_form=form, dtype=dtype, device=device, d_latent=1, d_obs=5,
-        latent_spectrum="flat:1", batch_size=6 if by_moments else 1, epochs=1,
-    )  # fmt: skip
+def _warm_up(tiny: RunConfig) -> None:
     with deferred_interrupt(), doing("compiling"):
-        get_backend(backend).warm(tiny)
+        get_backend(tiny.backend).warm(tiny)
 
 
 def _columns(block: LogBlock, world: World, dtype: str) -> dict[str, NDArray[np.float64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from byolsim.backends.base import ABILITIES, OPTIONS
 from byolsim.cli.options import COMMANDS, default_text, fields_by_option
 from byolsim.config.describe import allowed
 from byolsim.model.metrics import METRICS
@@ -21,6 +22,10 @@ and `metric`, `enc_metric` and `out` of `figs`; from a file also those of `run`,
 A whole number may be written `1e3`, and `--log_wandb` alone means true. The torch backend, and with it MLPs and CUDA
 devices, needs the extra `torch`.
 """
+BACKENDS = """What each backend runs, in every combination with a meaning: `direct` and `reduced` are the two forms of
+`sampler = moments`, and an MLP takes minibatches only. What a backend does not run is refused before anything is
+written.
+"""
 ALIGNED = """`W_Fro_aligned` cannot see a rotation of P: P = -P* scores the floor, some -15. `W_Fro_raw` is the error of
 the predictor.
 """
@@ -36,9 +41,15 @@ def text() -> str:
             default = default_text(name, field)
             cells = (f"`{name}`", f"`{default}`" if default else "", allowed(field), str(field.description))
             parts.append(_row(*cells))
+    parts += ["\n## Backends\n", BACKENDS, _row("hyperparameter", *ABILITIES), "|" + "---|" * (len(ABILITIES) + 1)]
+    parts += [_row(f"`{option}`", *(_values(name, option) for name in ABILITIES)) for option in OPTIONS]
     parts += ["\n## Metric columns\n", ALIGNED, "| column | meaning |", "|---|---|"]
     parts += [_row(f"`{name}`", title) for name, title in METRICS.items()]
     return "\n".join(parts) + "\n"
+
+
+def _values(backend: str, option: str) -> str:
+    return ", ".join(str(value).lower() for value in getattr(ABILITIES[backend], option))
 
 
 def _row(*cells: str) -> str:

@@ -1,6 +1,7 @@
 """The seam between backends: `simulate` on a group of runs that share a world and a data stream.
 
-A backend trains; it knows nothing of metric columns, files or commands.
+A backend trains; it knows nothing of metric columns, files or commands. What each one can run is data (`ABILITIES`):
+what it cannot is refused from there, and docs/options.md shows it as a table.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from byolsim.config.fields import names
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model.order import OrderParameters, SampledFeatures
+from byolsim.model.predictor import PREDICTOR_RULES
+from byolsim.model.samplers import SAMPLERS, sampler_name, sampler_of
 from byolsim.model.world import World
 
 RUNS_PER_GROUP = 64
@@ -26,21 +31,65 @@ BLOCK_NUMBERS = 2**22
 GROUP_NUMBERS = 2**28
 """Bounds on what a process holds: logged epochs and numbers of a block, numbers of a group's state."""
 
-PER_RUN_FIELDS = frozenset(
-    {
-        "lr_pred",
-        "lr_enc",
-        "mom_pred",
-        "mom_enc",
-        "tau",
-        "weight_decay",
-        "auto_alpha_c",
-        "auto_beta_c",
-        "init",
-        "lr_enc_mode",
-    }
-)
+PER_RUN_FIELDS = frozenset(names(RunConfig, "per_run"))
 """What may differ inside a group; all else (world, data key, logged epochs, dtype) is common."""
+
+COMPILED_FOR = names(RunConfig, "compiled")
+TINY: dict[str, Any] = {"d_latent": 1, "d_obs": 5, "latent_spectrum": "flat:1", "batch_size": 1, "epochs": 1}
+"""What decides which kernels a run needs, and the smallest shape that every sampler takes."""
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """The values of each hyperparameter that a backend takes; every combination of them that `config` allows.
+
+    Attributes
+    ----------
+    step_operations : operations of products in whose time a run-step's fixed part is done, for estimates of cost.
+    """
+
+    step_operations: float
+    enc: tuple[str, ...] = ("linear",)
+    pred: tuple[str, ...] = ("linear",)
+    sampler: tuple[str, ...] = tuple(SAMPLERS)
+    dtype: tuple[str, ...] = ("float64", "float32")
+    device: tuple[str, ...] = ("cpu",)
+    pred_rule: tuple[str, ...] = tuple(PREDICTOR_RULES)
+    stop_grad: tuple[bool, ...] = (True,)
+
+
+ABILITIES: dict[str, Abilities] = {
+    "numpy": Abilities(step_operations=3e6),
+    "numba": Abilities(step_operations=2e5),
+    "torch": Abilities(
+        step_operations=2e6,
+        enc=("linear", "mlp"),
+        pred=("linear", "mlp"),
+        device=("auto", "cpu", "cuda"),
+        pred_rule=("learned",),
+    ),
+}
+"""By the name of the backend. Compiled kernels spend as long on 2e5 operations of products as on what every step costs
+whatever its size; Python takes ten times that and more."""
+
+OPTIONS = tuple(field.name for field in fields(Abilities) if field.name != "step_operations")
+"""The hyperparameters in question, in the order in which they are checked."""
+
+
+def check_offered(backend: str, config: RunConfig) -> None:
+    """`UserError`, one line that names what to change, if this backend does not run the configuration."""
+    for option in OPTIONS:
+        value = sampler_name(config) if option == "sampler" else getattr(config, option)
+        offered = getattr(ABILITIES[backend], option)
+        if value in offered:
+            continue
+        able = " or ".join(repr(name) for name, other in ABILITIES.items() if value in getattr(other, option))
+        if not able:
+            allowed = ", ".join(map(str, offered))
+            raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
+        if value == "mlp":
+            raise UserError(f"backend = {backend!r} runs linear models only: an MLP needs backend = {able}")
+        raise UserError(f"{option} = {value!r} belongs to backend = {able}, not to {backend!r}")
 
 
 @dataclass(frozen=True)
@@ -75,28 +124,6 @@ def rows_per_block(K: int, r: int) -> int:
     return max(1, min(ROWS_PER_BLOCK, BLOCK_NUMBERS // (5 * K * r * r)))
 
 
-def second_moments_pay(n: int, d: int, r: int) -> bool:
-    """Whether a minibatch step is cheaper on the second moments of the samples than on the samples.
-
-    A run needs 6 n d r operations on the samples. On S_xx and S_px it needs 4 d^2 r, and the group 4 n d^2 to form
-    them, a share of n d^2 / 5 in a group of 20. A function of the shape alone, so that a run's bits do not depend on
-    its group.
-    """
-    return n * (6 * r - d / 5) > 4 * d * r
-
-
-def check_offered(config: RunConfig) -> None:
-    """`UserError` for what no backend of this version offers."""
-    for option, value, offered in (
-        ("sampler", config.sampler, ("minibatch", "moments", "population")),
-        ("pred_rule", config.pred_rule, ("learned",)),
-        ("stop_grad", config.stop_grad, (True,)),
-    ):
-        if value not in offered:
-            allowed = ", ".join(map(str, offered))
-            raise UserError(f"{option} = {value} is not part of this version: must be one of {allowed}")
-
-
 def check_memory(config: RunConfig, numbers: int) -> None:
     """`UserError` if one run needs more double-precision numbers than this machine's memory holds."""
     try:
@@ -124,17 +151,28 @@ class Backend(ABC):
 
     name: str
 
-    @abstractmethod
     def resolve(self, config: RunConfig) -> RunConfig:
         """The configuration with a concrete device; `UserError` where this backend cannot run it."""
+        check_offered(self.name, config)
+        check_memory(config, self.numbers(config))
+        return config
+
+    @abstractmethod
+    def numbers(self, config: RunConfig) -> int:
+        """Double-precision numbers that one run needs at least, for the check of memory."""
 
     def group_limit(self, config: RunConfig) -> int:
         """Largest useful group: more runs would gain nothing from shared draws, or not fit into memory."""
         return max(1, min(RUNS_PER_GROUP, GROUP_NUMBERS // (5 * config.d_latent * config.d_obs)))
 
+    def tiny(self, config: RunConfig) -> RunConfig:
+        """The smallest run that needs what this one needs compiled; equal for configurations that need the same."""
+        kept = {name: getattr(config, name) for name in COMPILED_FOR}
+        return RunConfig(**kept, **TINY)
+
     @abstractmethod
-    def warm(self, config: RunConfig) -> None:
-        """Compile what runs of the kind of this tiny configuration need; later processes find it in the cache."""
+    def warm(self, tiny: RunConfig) -> None:
+        """Compile what runs of the kind of this tiny one need; later processes find it in the cache."""
 
     @abstractmethod
     def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
@@ -144,3 +182,10 @@ class Backend(ABC):
         more epochs the group has done. A run's numbers do not depend on the other members of its group. Raises
         `GroupTooLarge` where the device's memory does not hold the group.
         """
+
+
+def group_operations(group: Sequence[RunConfig]) -> float:
+    """An estimate of a group's cost in operations of products: what each run computes, and the draws once."""
+    config, sampler = group[0], sampler_of(group[0])
+    fixed = ABILITIES[config.backend].step_operations
+    return float(config.epochs) * (len(group) * (fixed + sampler.operations()) + sampler.shared_operations())

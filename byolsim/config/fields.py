@@ -18,6 +18,7 @@ def hyper(default: Any, description: str, **known: Any) -> Any:
 
         * `per_run` : True where the runs of one group may differ in it, since it decides neither world, draws, shapes,
           logged epochs nor arithmetic;
+        * `compiled` : True where it decides which kernels a run needs;
         * `point` : True where it may differ between the points of one grid, by an axis or by a rule;
         * `axis_of` : in a grid, the field of a run whose values it gives;
         * `used_by` : in a grid, the `lr_enc_mode` that it belongs to;
@@ -43,6 +44,7 @@ def hyper(default: Any, description: str, **known: Any) -> Any:
 _KNOWN = frozenset(
     {
         "per_run",
+        "compiled",
         "point",
         "axis_of",
         "used_by",

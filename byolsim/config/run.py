@@ -197,25 +197,29 @@ class _Shared(Frozen):
     activation: Literal["relu", "tanh", "gelu"] | None = hyper(None, "activation of an MLP (relu); for mlp only")
     # These two have one value that can be run so far: they are columns and part of every id, and no option yet.
     pred_rule: Literal["learned", "optimal", "directpred", "identity"] = hyper(
-        "learned", "how the predictor is set", option=None
+        "learned", "how the predictor is set", compiled=True, option=None
     )
     stop_grad: bool = hyper(True, "no gradient flows through the target branch", option=None)
     sampler: Literal["minibatch", "moments", "population"] = hyper(
         "minibatch",
         "what a step draws: every sample, second moments only, or nothing (n = infinity)",
+        compiled=True,
         told="always",
         key=7,
     )
     moments_form: Literal["auto", "direct", "reduced"] | None = hyper(
-        None, "form of the moments sampler (auto); for sampler moments only"
+        None, "form of the moments sampler (auto); for sampler moments only", compiled=True
     )
     backend: Literal["auto", "numba", "torch", "numpy"] = hyper(
         "auto",
         "auto: numba for linear models, torch for an MLP or a CUDA device; numpy: the slow reference",
+        compiled=True,
         told="never",
     )
-    device: Literal["auto", "cpu", "cuda"] = hyper("auto", "cuda belongs to the torch backend", told="never")
-    dtype: Literal["float64", "float32"] = hyper("float64", "arithmetic of the training steps")
+    device: Literal["auto", "cpu", "cuda"] = hyper(
+        "auto", "cuda belongs to the torch backend", compiled=True, told="never"
+    )
+    dtype: Literal["float64", "float32"] = hyper("float64", "arithmetic of the training steps", compiled=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -257,10 +261,6 @@ class _Shared(Frozen):
                 f"latent_spectrum = {self.latent_spectrum!r} lists {listed} numbers: must be d_latent = {self.d_latent}"
             )
         mlp = "mlp" in (self.enc, self.pred)
-        if self.backend in CPU_BACKENDS and mlp:
-            raise ValueError(f"backend = {self.backend!r} runs linear models only: an MLP needs backend = 'torch'")
-        if self.backend in CPU_BACKENDS and self.device == "cuda":
-            raise ValueError(f"device = 'cuda' belongs to backend = 'torch', not to {self.backend!r}")
         if self.sampler == "moments" and mlp:
             raise ValueError("sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'")
         if self.moments_form == "reduced" and self.d_obs < 5 * self.d_latent:

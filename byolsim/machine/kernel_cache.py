@@ -125,6 +125,12 @@ def _settings() -> str:
     return repr(sorted((name, value) for name, value in values.items() if isinstance(value, (int, float, str))))
 
 
+def sources(package: Path) -> list[Path]:
+    """The files of `SOURCES`, those in folders below them too."""
+    paths = [package / source for source in SOURCES]
+    return [file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+
+
 @cache
 def cache_folder() -> Path | None:
     """The folder of this version's compiled code, or None where there is no safe place for one.
@@ -133,12 +139,9 @@ def cache_folder() -> Path | None:
     to write them or put another folder in its place; where they are, a new folder serves this program and its workers
     alone.
     """
-    package = Path(__file__).parents[1]
     digest = hashlib.sha256(f"{platform.python_version()} {numba.__version__} {llvmlite.__version__}".encode())
-    for source in SOURCES:
-        path = package / source
-        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
+    for file in sources(Path(__file__).parents[1]):
+        digest.update(file.read_bytes())
     name = f"byolsim-{digest.hexdigest()[:12]}"
     try:
         base = SETTINGS.CACHE_DIR or _user_cache()

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from byolsim.model.order import lq_factor, signs
+from byolsim.model.linalg import lower_factor, lq_factor, lq_factorisation
 from byolsim.model.state import Evaluation
 from byolsim.model.world import World
 
@@ -91,15 +91,15 @@ def reduced_gradient(P: Array, X: Array, world: ReducedWorld, W: Array, N: Array
     The columns of X are r inside the column space of A (b = B Q_A), r on each of O_1, O_2 and O_3, lower triangular in
     the order of the rows, and r of 0 for fresh directions. With xi = (x inside, u, w),
 
-        D = [(P b_o - b_t K) L_x, sigma P L_oo, -sigma T],    T T^T = b_t (K + I) b_t^T + L_t L_t^T,
+        D = [(P b_o - b_t K) L_x, sigma P L_oo, -sigma L_w],    L_w L_w^T = b_t (K + I) b_t^T + L_t L_t^T,
         G = [(D S)_x L_x^T, sigma (D S)_u, sigma n^(-1/2) C N],
 
     the columns of N belonging to O_2, O_3 and the fresh directions, there lower triangular with Bartlett's diagonal.
     """
     r, sigma = world.world.r, world.world.sigma
     b_o, L_oo, b_t, L_t = X[:r, :r], X[:r, r : 2 * r], X[2 * r :, :r], X[2 * r :, r : 4 * r]
-    T = lq_factor(np.hstack([b_t @ world.root_K, L_t]))
-    D = np.hstack([(P @ b_o - b_t @ world.K) @ world.L_x, sigma * P @ L_oo, -sigma * T])
+    L_w = lq_factor(np.hstack([b_t @ world.root_K, L_t]))
+    D = np.hstack([(P @ b_o - b_t @ world.K) @ world.L_x, sigma * P @ L_oo, -sigma * L_w])
     E = D @ W / math.sqrt(n)
     DS = E @ W.T / math.sqrt(n)
     rest = sigma / math.sqrt(n) * lower_factor(E)[:, : len(N)] @ N
@@ -109,7 +109,7 @@ def reduced_gradient(P: Array, X: Array, world: ReducedWorld, W: Array, N: Array
 
 
 def reduced_gradients(P: Array, X: Array, G: Array, eta: float = 0.0) -> tuple[Array, Array]:
-    """(grad_P, grad_B) of `theory.gradients` in reduced coordinates: (r, r), and (r, 5r) as the rows of X."""
+    """(grad_P, grad_B) of `gradients.gradients` in reduced coordinates: (r, r), and (r, 5r) as the rows of X."""
     r = len(P)
     B_o = X[:r]
     return G @ B_o.T + eta * P, P.T @ G + eta * B_o
@@ -129,15 +129,3 @@ def retriangulate(X: Array) -> Array:
     """X with its outside columns [r:] brought back to lower triangular, 0 in the fresh directions."""
     r = X.shape[1] // 5
     return np.hstack([X[:, :r], lq_factor(X[:, r:]), np.zeros((3 * r, r), X.dtype)])
-
-
-def lq_factorisation(B: Array) -> tuple[Array, Array]:
-    """(L, O) of B = L O for a B (r, d), L as in `order.lq_factor` and O (r, d) with orthonormal rows."""
-    Q, R = np.linalg.qr(B.T)
-    return np.asarray(R.T * signs(R)), np.asarray(Q.T * signs(R)[:, None])
-
-
-def lower_factor(E: Array) -> Array:
-    """C (r, min(r, m)), lower triangular or trapezoidal with non-negative diagonal, C C^T = E E^T for E (r, m)."""
-    R = np.asarray(np.linalg.qr(E.T, mode="r"))
-    return np.asarray(R.T * signs(R))

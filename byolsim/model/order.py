@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from byolsim.model.linalg import lq_factor
+
 Array = NDArray[np.float64]
 
 
@@ -68,28 +70,7 @@ class SampledFeatures:
     gap: Array
 
 
-def lq_factor(B: Array) -> Array:
-    """Lower triangular L (r x r, non-negative diagonal) with B = L O, O O^T = I, for a B of shape (r, d), d >= r.
-
-    Of the unsquared matrix by Householder reflections: a Cholesky factor of B B^T would lose half the digits.
-    """
-    _, R = np.linalg.qr(B.T)
-    return np.asarray(R.T * signs(R))
-
-
-def signs(R: Array) -> Array:
-    """The signs, in the dtype of R, that make the diagonal of a triangular factor non-negative."""
-    return np.where(np.diag(R) < 0, -1.0, 1.0).astype(R.dtype)
-
-
 def inside_outside(B: Array, Q_A: Array) -> tuple[Array, Array]:
     """The pair (b, L) of one encoder B (r, d): b = B Q_A and the LQ factor of B - b Q_A^T."""
     b = B @ Q_A
     return b, lq_factor(B - b @ Q_A.T)
-
-
-def distance(M: Array, N: Array) -> float:
-    """||M - N||_F without underflow: encoders can come closer to each other than the root of the smallest number."""
-    difference = np.abs(M - N)
-    largest = float(difference.max())
-    return largest * float(np.linalg.norm(difference / largest)) if largest > 0 else 0.0

@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byolsim.config.run import RunConfig
+from byolsim.model.gradients import gradients
 from byolsim.model.predictor import PredictorRule
 from byolsim.model.schedule import AutoRates, CurvatureEstimate
 from byolsim.model.state import DIVERGENCE_BOUND, Array, Evaluation, State
 from byolsim.model.target import Target
-from byolsim.model.theory import gradients
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from byolsim.backends.base import GroupTooLarge
+from byolsim.backends.base import GroupTooLarge, group_operations
 from byolsim.config.run import RunConfig
 from byolsim.model.rows import ROW_BYTES, logged_rows
 from byolsim.simulate import group_key, simulate_runs, warm_up
 from byolsim.store.columns import encode
-from byolsim.sweeps.grid import group_cost
 from byolsim.sweeps.plan import Plan
 from byolsim.sweeps.pools.base import available_cores
 
@@ -120,7 +119,7 @@ def time_group(group: Sequence[RunConfig], budget_s: float) -> Trial:
 
 def relative_cost(group: Sequence[RunConfig], other: Sequence[RunConfig]) -> float:
     """Operations of a step of one group over those of a step of another."""
-    return group_cost(group) / group[0].epochs / (group_cost(other) / other[0].epochs)
+    return group_operations(group) / group[0].epochs / (group_operations(other) / other[0].epochs)
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:

@@ -14,7 +14,7 @@ from typing import overload
 
 import numpy as np
 
-from byolsim.backends.base import RUNS_PER_GROUP
+from byolsim.backends.base import RUNS_PER_GROUP, group_operations
 from byolsim.config.run import RunConfig, SweepConfig, round12
 from byolsim.errors import UserError
 from byolsim.simulate import group_key
@@ -153,7 +153,7 @@ def tasks(runs: Sequence[RunConfig], workers: int, limit: int = RUNS_PER_GROUP) 
         size = min(limit, -(-len(group) // parts))
         pieces += [group[i : i + size] for i in range(0, len(group), size)]
     random.SystemRandom().shuffle(pieces)
-    return sorted(pieces, key=group_cost, reverse=True)
+    return sorted(pieces, key=group_operations, reverse=True)
 
 
 @overload
@@ -176,7 +176,7 @@ def shard_of(runs: Runs | list[RunConfig], index: int, count: int) -> Runs | lis
             f"shard = {index}/{count} is not allowed: must be I/N, whole numbers with 0 <= I < N <= {MAX_SHARDS}"
         )
     groups = _groups(runs)
-    mean = sum(map(group_cost, groups)) / count
+    mean = sum(map(group_operations, groups)) / count
     best: tuple[float, list[int]] = (math.inf, [])
     pieces: list[Sequence[RunConfig]] = []
     parts = 1
@@ -201,7 +201,7 @@ def _cut(group: Sequence[RunConfig], parts: int) -> list[Sequence[RunConfig]]:
 
 def _spread(pieces: Sequence[Sequence[RunConfig]], count: int) -> tuple[list[int], float]:
     """The part of each piece, the costliest pieces first to the part with the least so far; and the largest sum."""
-    costs = [group_cost(piece) for piece in pieces]
+    costs = [group_operations(piece) for piece in pieces]
     loads = [(0.0, part) for part in range(min(count, len(pieces)))]  # the parts after these get nothing
     owners = [0] * len(pieces)
     for k in sorted(range(len(pieces)), key=lambda k: -costs[k]):
@@ -211,23 +211,9 @@ def _spread(pieces: Sequence[Sequence[RunConfig]], count: int) -> tuple[list[int
     return owners, max(loads, default=(0.0, 0))[0]
 
 
-def group_cost(group: Sequence[RunConfig]) -> float:
-    """Operations of a group's products and draws, with a share for what every step costs whatever its size."""
-    config = group[0]
-    n = 0 if config.sampler == "population" else config.batch_size
-    d, r, h = config.d_obs, config.d_latent, config.hidden or 0
-    fixed = {"torch": 2e6, "numpy": 3e6}.get(config.backend, 2e5)
-    if config.sampler == "moments":  # neither form's cost grows with n, nor the reduced one's with d
-        width = d if config.moments_form == "direct" else 4 * r
-        per_run, draws = 18 * r**2 * width + 50 * r**3, 9 * r**2 + r * width
-    else:
-        per_run, draws = 6 * (h or r) * d * (n if h else min(n, d)), n * d
-    return float(config.epochs) * (len(group) * (fixed + per_run) + 100 * draws)
-
-
 def estimated_cost(runs: Sequence[RunConfig]) -> float:
     """Operations that runs need, the draws of each group once; an order of magnitude."""
-    return sum(group_cost(group) for group in _groups(runs))
+    return sum(group_operations(group) for group in _groups(runs))
 
 
 def _groups(runs: Sequence[RunConfig]) -> list[Sequence[RunConfig]]:

@@ -80,8 +80,8 @@ def test_compiled_and_loaded_code_have_the_same_bits(tmp_path):
 def test_no_kernel_may_be_reordered():
     """The flags under which LLVM may change a number are off, kernel by kernel."""
     kernels = {}
-    for module in pkgutil.iter_modules(backend.__path__):
-        found = vars(importlib.import_module(f"{backend.__name__}.{module.name}"))
+    for module in pkgutil.walk_packages(backend.__path__, f"{backend.__name__}."):
+        found = vars(importlib.import_module(module.name))
         kernels |= {name: value for name, value in found.items() if hasattr(value, "targetoptions")}
     assert len(kernels) > 30
     for name, compiled in kernels.items():

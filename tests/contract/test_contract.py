@@ -7,7 +7,9 @@ up a small value are of that size; those of the gap against the encoders, whose 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -16,9 +18,13 @@ from configurations import SAMPLERS, configurations, own, sampler_options, share
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from byolsim.backends import get_backend
+from byolsim.backends.base import ABILITIES, OPTIONS
 from byolsim.backends.plain.backend import rules_of, start_of
 from byolsim.backends.plain.samplers import sampler_class
-from byolsim.config.run import RunConfig
+from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.errors import UserError
+from byolsim.model import samplers
 from byolsim.model.metrics import METRICS
 from byolsim.model.order import inside_outside
 from byolsim.model.predictor import PREDICTOR_RULES
@@ -26,7 +32,8 @@ from byolsim.model.state import State
 from byolsim.model.step import Rules, start, step
 from byolsim.model.target import EMA, towards
 from byolsim.model.world import World
-from byolsim.simulate import simulate_runs
+from byolsim.simulate import simulate_runs, warm_up
+from byolsim.sweeps.plan import plan_sweep
 
 OTHERS = [backend for backend in BACKENDS if backend != "numpy"]
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
@@ -65,6 +72,73 @@ def assert_close(ours, expected, tolerance):
     for name, values in expected.items():
         size = sizes[name]
         np.testing.assert_allclose(ours[name] / size, values / size, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_the_catalogues_have_the_same_names():
+    """Of the model, of the plain backend and of every other, and what each says that it can run."""
+    assert set(ABILITIES) == {"numpy", "numba", "torch"}
+    for name in ABILITIES:
+        for option in OPTIONS:
+            values = {"sampler": set(samplers.SAMPLERS), "pred_rule": set(PREDICTOR_RULES)}.get(option)
+            assert values is None or set(getattr(ABILITIES[name], option)) <= values
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_has_what_it_says(backend):
+    home = {"numpy": "plain"}.get(backend, backend)
+    offered = import_module(f"byolsim.backends.{home}.samplers").SAMPLERS
+    assert tuple(offered) == ABILITIES[backend].sampler
+    rules = PREDICTOR_RULES
+    if backend != "numpy":
+        module = import_module(f"byolsim.backends.{home}.rules")
+        rules = module.RULES if backend == "numba" else module.PREDICTOR_RULES
+    assert tuple(rules) == ABILITIES[backend].pred_rule
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"enc": "mlp", "backend": "numba"},
+            "backend = 'numba' runs linear models only: an MLP needs backend = 'torch'",
+        ),
+        (
+            {"pred": "mlp", "backend": "numpy"},
+            "backend = 'numpy' runs linear models only: an MLP needs backend = 'torch'",
+        ),
+        ({"device": "cuda", "backend": "numba"}, "device = 'cuda' belongs to backend = 'torch', not to 'numba'"),
+        ({"pred_rule": "optimal"}, "pred_rule = optimal is not part of this version: must be one of learned"),
+        ({"stop_grad": False}, "stop_grad = False is not part of this version: must be one of True"),
+    ],
+)
+def test_what_a_backend_cannot_run_is_refused_in_one_line(options, line):
+    config = RunConfig(**options)
+    for refuse in (
+        lambda: get_backend(config.backend).resolve(config),
+        lambda: one_run(config),
+        lambda: plan_sweep(SweepConfig(**options)),
+    ):
+        with pytest.raises(UserError) as error:
+            refuse()
+        assert str(error.value) == line
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_warmed_up_run_compiles_nothing(sampler):
+    """The tiny run of a configuration has compiled every kernel that the configuration needs, in either regime."""
+    for options in ({}, {"batch_size": 7}, {"dtype": "float32"}):
+        config = small(**sampler_options(sampler), d_obs=16, **({"batch_size": 60} | options))
+        warm_up(config)
+        before = compiled()
+        one_run(config)
+        assert compiled() == before
+
+
+def compiled():
+    """How many signatures each kernel of the numba backend has so far."""
+    homes = [module for name, module in sys.modules.items() if name.startswith("byolsim.backends.numba")]
+    kernels = {value for home in homes for value in vars(home).values() if hasattr(value, "signatures")}
+    return sorted((kernel.__name__, len(kernel.signatures)) for kernel in kernels)
 
 
 @pytest.mark.parametrize("backend", OTHERS)

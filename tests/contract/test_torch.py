@@ -16,9 +16,10 @@ from byolsim.backends.base import GroupTooLarge
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
 from byolsim.errors import UserError
-from byolsim.model import theory
+from byolsim.model import gradients
+from byolsim.model.encoder import initial_layers
 from byolsim.model.metrics import METRICS
-from byolsim.model.world import World, initial_layers
+from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
 from byolsim.sweeps import outcome as work
 from byolsim.sweeps.grid import expand, tasks
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.skipif(not HAS_TORCH, reason="no to
 if HAS_TORCH:
     import torch
 
-    from byolsim.backends.torch import snapshots, training
+    from byolsim.backends.torch import layers, schedule, snapshots, training
 
     HAS_CUDA = torch.cuda.is_available()
 else:
@@ -47,7 +48,7 @@ MLPS: dict[str, dict[str, Any]] = {
     st.sampled_from([0.0, 0.3]),
 )
 def test_closed_form_kronecker_form_and_autograd_agree(shape, eta):
-    """PHYSICS 1: the third and independent form of the gradients."""
+    """The third and independent form of the gradients; tests/unit/test_gradients.py has the others."""
     r, extra, n, seed = shape
     p = problem(r, r + extra, n, seed)
     P, B_o, B_t, X, X_plus = (torch.tensor(M) for M in (p.P, p.B_o, p.B_t, p.X, p.X_plus))
@@ -55,9 +56,9 @@ def test_closed_form_kronecker_form_and_autograd_agree(shape, eta):
     B_o.requires_grad_()
     loss = 0.5 * (P @ B_o @ X - B_t @ X_plus).square().sum() / n + 0.5 * eta * (P.square().sum() + B_o.square().sum())
     automatic = [g.numpy() for g in torch.autograd.grad(loss, [P, B_o])]
-    G = theory.sample_residual_gradient(p.P, p.B_o, p.B_t, p.X, p.X_plus)
-    closed = theory.gradients(p.P, p.B_o, G, eta)
-    kron = theory.gradients_kron(p.P, p.B_o, p.B_t, *p.moments, eta)
+    G = gradients.sample_residual_gradient(p.P, p.B_o, p.B_t, p.X, p.X_plus)
+    closed = gradients.gradients(p.P, p.B_o, G, eta)
+    kron = gradients.gradients_kron(p.P, p.B_o, p.B_t, *p.moments, eta)
     for name, a, c, k in zip(("P", "B_o"), automatic, closed, kron, strict=True):
         np.testing.assert_allclose(a, c, atol=1e-12, err_msg=name)
         np.testing.assert_allclose(a, k, atol=1e-12, err_msg=name)
@@ -147,7 +148,7 @@ def test_batched_mlps_equal_one_autograd_loop_per_run(model, init):
     key = MinibatchKey(configs[0].seed, 5, world.d, world.r)
     rows = next(minibatch_blocks(key, 12))
     for t, row in enumerate(rows, start=1):
-        group.minibatch_step(t, torch.from_numpy(row))
+        group.step(t, torch.from_numpy(row))
     for k, config in enumerate(configs):
         encoder, predictor, target = plain_loop(config, world, rows, key)
         for stacked, plain in ((group.encoder, encoder), (group.predictor, predictor), (group.target, target)):
@@ -197,7 +198,7 @@ def linear_and_its_mlp():
     linear = training.Group([config], world, torch.device("cpu"))
     mlp_config = small(enc="mlp", pred="mlp", hidden=3, lr_pred=0.01, lr_enc=0.02)
     mlp = training.Group([mlp_config], world, torch.device("cpu"))
-    mlp.activation = training.ACTIVATIONS["identity"]
+    mlp.activation = layers.ACTIVATIONS["identity"]
     mix = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
     for part in ("encoder", "predictor"):
         (W,) = getattr(linear, part)
@@ -217,8 +218,8 @@ def test_an_mlp_with_identity_activation_is_the_linear_model():
     )
     results = []
     for group in (linear, mlp):
-        z_o = training.apply(group.encoder, x, group.activation)
-        residual = training.apply(group.predictor, z_o, group.activation) - training.apply(
+        z_o = layers.apply(group.encoder, x, group.activation)
+        residual = layers.apply(group.predictor, z_o, group.activation) - layers.apply(
             group.target, x_plus, group.activation
         )
         loss = 0.5 * residual.square().sum() / 5
@@ -290,8 +291,8 @@ def test_the_norm_by_squaring():
     P[1] = torch.eye(6)
     exact = torch.linalg.matrix_norm(P, 2).square()
     # 2^14 squarings leave a gap of g = 1 - s2^2/s1^2 a weight of exp(-2^14 g) and an error below g times that.
-    torch.testing.assert_close(training.norm_squared_by_squaring(P), exact, rtol=1e-4 / 2, atol=0)
-    assert (training.norm_squared_by_squaring(P) / exact - 1)[2:].abs().median() < 1e-14
+    torch.testing.assert_close(schedule.norm_squared_by_squaring(P), exact, rtol=1e-4 / 2, atol=0)
+    assert (schedule.norm_squared_by_squaring(P) / exact - 1)[2:].abs().median() < 1e-14
 
 
 def test_a_diverging_scheduled_run_counts_as_numba_does():
@@ -309,7 +310,7 @@ def test_sampled_metrics_are_those_of_the_sample(model):
     config = small(**MLPS[model], init="random")
     world = World.from_config(config)
     group = training.Group([config], world, torch.device("cpu"))
-    group.minibatch_step(1, torch.from_numpy(next(minibatch_blocks(MinibatchKey(42, 5, 8, 3), 1))[0]))
+    group.step(1, torch.from_numpy(next(minibatch_blocks(MinibatchKey(42, 5, 8, 3), 1))[0]))
     log = snapshots.GroupLog(group, world)
     log.take(1)
     columns = log.block().order

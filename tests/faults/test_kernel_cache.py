@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -15,6 +18,8 @@ from cases import byolsim
 from byolsim.machine import kernel_cache
 from byolsim.machine.jit import kernel
 from byolsim.machine.kernel_cache import KernelCache, cache_folder, private_folder
+
+PACKAGE = Path(kernel_cache.__file__).parents[1]
 
 on_posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes")
 
@@ -158,3 +163,27 @@ def test_the_end_of_a_file_is_no_interrupt(monkeypatch):
     monkeypatch.setattr(cli, "invoke", ends)
     with pytest.raises(EOFError, match="Ran out of input"):
         main(["ls"])
+
+
+def test_whatever_a_kernel_takes_from_another_file_names_the_folder():
+    """A global of a kernel, a function or a number, comes from a file that is hashed."""
+    hashed = set(kernel_cache.sources(PACKAGE))
+    assert PACKAGE / "backends" / "numba" / "samplers" / "reduced.py" in hashed
+    for path in hashed - {PACKAGE / "machine" / "jit.py", PACKAGE / "machine" / "kernel_cache.py"}:
+        module = importlib.import_module("byolsim." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+        kernels = [value.py_func for value in vars(module).values() if hasattr(value, "py_func")]
+        for function in (found for found in kernels if found.__module__ == module.__name__):
+            for name in function.__code__.co_names:
+                found = function.__globals__.get(name)
+                of = getattr(found, "__module__", None) or home(module, name)
+                if of is not None and of.startswith("byolsim."):
+                    file = PACKAGE.joinpath(*of.split(".")[1:]).with_suffix(".py")
+                    assert file in hashed, f"{function.__name__} of {path.name} takes {name} from {of}"
+
+
+def home(module, name):
+    """The module from which a constant is imported, or None."""
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
+            return node.module
+    return None

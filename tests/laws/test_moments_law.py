@@ -15,7 +15,7 @@ from cases import small
 from scipy.stats import ks_2samp
 
 from byolsim.backends import get_backend
-from byolsim.backends.numba import packing
+from byolsim.backends.numba.samplers import reduced, reduced_arrays, whole
 from byolsim.draws import streams
 from byolsim.model.world import World, latent_variances
 
@@ -60,7 +60,8 @@ def program(monkeypatch):
     def sample(case, form):
         config = configuration(case, form)
         world, B_o, P = start(config)
-        monkeypatch.setattr(packing, "initial_weights", lambda config, world: (B_o, P))
+        for home in (whole, reduced_arrays):
+            monkeypatch.setattr(home, "initial_weights", lambda config, world: (B_o, P))
         backend = get_backend("numba")
         values = []
         for seed in range(SEEDS):
@@ -85,7 +86,7 @@ def statistics(loss, H, rate, P, b_o, L_o, b_t, L_t, gap):
 
 
 def explicit(case, noise=1.0):
-    """The same statistics with every sample drawn: SPEC 3 and the schedule's conventions, SEEDS runs at once."""
+    """The same statistics with every sample drawn: the step and the schedule's conventions, SEEDS runs at once."""
     config = configuration(case, "direct")
     world, B_o, P = start(config)
     rng = np.random.default_rng(1234 if noise == 1 else 4321)
@@ -187,24 +188,24 @@ def test_outside_noise_of_the_wrong_size_is_caught(program, explicit_sample, mon
     """N a tenth too large."""
     blocks = streams.moment_blocks
 
-    def larger(key, epochs):
+    def larger(key, epochs, fill=None):
         (q, m), _ = key.shapes
         for draws in blocks(key, epochs):
             draws[:, q * m :] *= 1.1
             yield draws
 
-    monkeypatch.setattr("byolsim.backends.numba.backend.moment_blocks", larger)
+    monkeypatch.setattr("byolsim.model.samplers.moment_blocks", larger)
     assert smallest_p(program("r<=n<3r", form), explicit_sample("r<=n<3r"))[0] < ALARM
 
 
 def test_a_forgotten_posterior_covariance_is_caught(program, explicit_sample, monkeypatch):
     """The reduced form with sigma^2 I in place of sigma^2 (K + I) for the second view given the first."""
-    arrays = packing.reduced_world_arrays
+    arrays = reduced_arrays.reduced_world
 
     def without_K(config, world):
         return arrays(config, world)._replace(root_K=np.eye(world.r))
 
-    monkeypatch.setattr(packing, "reduced_world_arrays", without_K)
+    monkeypatch.setattr(reduced, "reduced_world", without_K)
     assert smallest_p(program("n>3r", "reduced"), explicit_sample("n>3r"))[0] < ALARM
 
 

@@ -8,10 +8,11 @@ from cases import gram, one_run, small, trajectory
 
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
-from byolsim.model import theory
+from byolsim.model import gradients, theory
+from byolsim.model.encoder import initial_weights
 from byolsim.model.metrics import order_metrics
 from byolsim.model.order import OrderParameters
-from byolsim.model.world import World, initial_weights
+from byolsim.model.world import World
 
 # The laws take up to 60,000 steps, so they run on the fast backend; test_oracle.py and test_torch.py hold the others to
 # its trajectories.
@@ -57,12 +58,12 @@ def test_law_2_change_of_balance_in_one_step_is_exact(backend, sampler):
     world = World.from_config(config)
     B_o, P = initial_weights(config, world)
     if sampler == "population":
-        G = theory.population_residual_gradient(P, B_o, B_o, world)
+        G = gradients.population_residual_gradient(P, B_o, B_o, world)
     else:
         key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
         z, e, e_plus = split_draws(next(minibatch_blocks(key, 1))[0], key)
         signal = world.A @ (np.sqrt(world.lam)[:, None] * z)
-        G = theory.sample_residual_gradient(P, B_o, B_o, signal + world.sigma * e, signal + world.sigma * e_plus)
+        G = gradients.sample_residual_gradient(P, B_o, B_o, signal + world.sigma * e, signal + world.sigma * e_plus)
     block = trajectory(config)
     change = balance_of(block, config, 1) - balance_of(block, config, 0)
     exact = config.lr_enc * P.T @ G @ G.T @ P - config.lr_pred * B_o @ G.T @ G @ B_o.T
@@ -97,7 +98,7 @@ def test_law_4_every_invertible_image_of_the_pseudo_inverse_is_a_fixed_point(bac
     world = World.from_config(small(backend=backend, seed=seed))
     M = np.random.default_rng(seed).normal(size=(3, 3))
     B = M @ world.A_pinv
-    G = theory.population_residual_gradient(theory.fixed_point_predictor(M, world), B, B, world)
+    G = gradients.population_residual_gradient(theory.fixed_point_predictor(M, world), B, B, world)
     # Rounding of a product with M^-1: condition numbers here stay below 1e3.
     np.testing.assert_allclose(G, 0, atol=1e-12)
     np.testing.assert_allclose(theory.fixed_point_predictor(M, world), theory.wiener_predictor(B, B, world), atol=1e-10)
@@ -141,7 +142,7 @@ def test_law_10_heavy_ball_stability(backend, mu, eta):
     options = {"backend": backend, "sampler": "population", "init": "pinv", "lr_enc": 0.0, "mom_pred": mu}
     config = small(**options, weight_decay=eta, epochs=20_000, log_every=1000)
     world = World.from_config(config)
-    C_oo, C_to = theory.feature_covariances(world.A_pinv, world.A_pinv, world)
+    C_oo, C_to = gradients.feature_covariances(world.A_pinv, world.A_pinv, world)
     limit = theory.heavy_ball_limit(float(np.linalg.eigvalsh(C_oo)[-1]), mu, eta)
     inside = trajectory(small(**options, weight_decay=eta, epochs=20_000, log_every=1000, lr_pred=0.995 * limit))
     assert inside.diverged_epoch[0] == -1

@@ -11,8 +11,9 @@ import pytest
 
 from byolsim.config.run import SweepConfig
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
-from byolsim.model import theory
-from byolsim.model.world import World, initial_weights
+from byolsim.model import gradients
+from byolsim.model.encoder import initial_weights
+from byolsim.model.world import World
 from byolsim.sweeps.grid import expand
 
 PROGRAMS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -194,9 +195,9 @@ def plain_run(config, draws):
     for z, e, e_plus in draws:
         signal = world.A @ (np.sqrt(world.lam)[:, None] * z)
         X, X_plus = signal + world.sigma * e, signal + world.sigma * e_plus
-        loss = theory.sample_loss(P, B_o, B_t, X, X_plus)
-        G = theory.sample_residual_gradient(P, B_o, B_t, X, X_plus)
-        grad_P, grad_B = theory.gradients(P, B_o, G)
+        loss = gradients.sample_loss(P, B_o, B_t, X, X_plus)
+        G = gradients.sample_residual_gradient(P, B_o, B_t, X, X_plus)
+        grad_P, grad_B = gradients.gradients(P, B_o, G)
         V_P, V_B = config.mom_pred * V_P + grad_P, config.mom_enc * V_B + grad_B
         P, B_o = P - config.lr_pred * V_P, B_o - config.lr_enc * V_B
         B_t = (1 - config.tau) * B_t + config.tau * B_o

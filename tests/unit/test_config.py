@@ -102,11 +102,6 @@ def test_json_round_trip_keeps_the_configuration_and_its_id(values):
         ({"hidden": 3}, "hidden = 3 applies to enc or pred = mlp only"),
         ({"moments_form": "direct"}, "moments_form = 'direct' applies to sampler = moments only"),
         (
-            {"enc": "mlp", "backend": "numba"},
-            "backend = 'numba' runs linear models only: an MLP needs backend = 'torch'",
-        ),
-        ({"device": "cuda", "backend": "numba"}, "device = 'cuda' belongs to backend = 'torch', not to 'numba'"),
-        (
             {"enc": "mlp", "sampler": "moments"},
             "sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'",
         ),

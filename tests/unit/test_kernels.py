@@ -7,8 +7,7 @@ import pytest
 
 from byolsim.backends.numba import lane_linalg, linalg, rates, structures
 from byolsim.backends.numba.lanes import lane_count
-from byolsim.model.moments import lower_factor
-from byolsim.model.order import lq_factor
+from byolsim.model.linalg import lower_factor, lq_factor
 from byolsim.model.schedule import AutoRates, CurvatureEstimate
 
 
@@ -185,9 +184,9 @@ def test_kernel_sets_the_rates_of_the_plain_rule(c_alpha, c_beta, H):
     rng = np.random.default_rng(0)
     P = rng.normal(size=(3, 3))
     rule = AutoRates(tau=0.3, mu_P=0.9, mu_B=0.5, eta=0.1, lambda_max_x=4.0)
-    course, hyper, world, scratch = packed(P, c_alpha, c_beta, H, rule)
+    course, hyper, world, work = packed(P, c_alpha, c_beta, H, rule)
     may_be_cut = rates.beta_may_be_cut(0, world.lambda_max_x, hyper, course.now)
-    rates.set_rates(0, P, may_be_cut, world.lambda_max_x, scratch.square, hyper, course.now, course.clips)
+    rates.set_rates(0, P, may_be_cut, world.lambda_max_x, work.square, hyper, course.now, course.clips)
     alpha, alpha_cut = rule.alpha(c_alpha, H)
     beta, beta_cut = rule.beta(c_beta, H, P)
     assert course.now[0, structures.ALPHA_T] == pytest.approx(alpha, rel=1e-12)
@@ -200,11 +199,12 @@ def packed(P, c_alpha, c_beta, H, rule):
     from cases import small
 
     from byolsim.backends.numba import packing
+    from byolsim.backends.numba.samplers.whole import world_arrays
     from byolsim.model.world import World
 
     config = small(auto_alpha_c=c_alpha, auto_beta_c=c_beta, ema_m=0.7, mom_pred=0.9, mom_enc=0.5, weight_decay=0.1)
     world = World.from_config(config)
-    course = packing.initial_course([config], np.array([(P**2).sum()]))
+    course = packing.initial_course([config], P[None])
     course.now[0, structures.H_T] = H
-    arrays = packing.world_arrays(config, world)._replace(lambda_max_x=rule.lambda_max_x)
-    return course, packing.hyperparameters([config]), arrays, packing.scratch_arrays(config)
+    arrays = world_arrays(config, world)._replace(lambda_max_x=rule.lambda_max_x)
+    return course, packing.hyperparameters([config]), arrays, packing.work_arrays(config, world.d)

@@ -8,20 +8,19 @@ from cases import BACKENDS, gram, one_run, small, trajectory
 
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MomentsKey, moment_blocks, split_moments
-from byolsim.model import theory
+from byolsim.model import gradients
+from byolsim.model.encoder import initial_weights
+from byolsim.model.linalg import lower_factor, lq_factor, lq_factorisation
 from byolsim.model.moments import (
     ReducedWorld,
     direct_gradient,
-    lower_factor,
-    lq_factorisation,
     reduced_coordinates,
     reduced_gradient,
     reduced_gradients,
     retriangulate,
 )
-from byolsim.model.order import lq_factor
 from byolsim.model.schedule import AutoRates, CurvatureEstimate
-from byolsim.model.world import World, initial_weights
+from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
 
 r, d = 3, 17
@@ -43,8 +42,8 @@ class Minibatch:
         signal = self.world.A * np.sqrt(self.world.lam) @ self.z
         self.X, self.X_plus = signal + self.e, signal + self.e_plus
         self.delta = self.P @ self.B_o @ self.X - self.B_t @ self.X_plus
-        self.G = theory.sample_residual_gradient(self.P, self.B_o, self.B_t, self.X, self.X_plus)
-        self.loss = theory.sample_loss(self.P, self.B_o, self.B_t, self.X, self.X_plus)
+        self.G = gradients.sample_residual_gradient(self.P, self.B_o, self.B_t, self.X, self.X_plus)
+        self.loss = gradients.sample_loss(self.P, self.B_o, self.B_t, self.X, self.X_plus)
         Z_o = self.B_o @ self.X
         self.C_oo = Z_o @ Z_o.T / n
 
@@ -107,7 +106,7 @@ def test_reduced_form_at_the_moments_of_a_minibatch_is_its_step(n):
     assert drawn.loss == pytest.approx(m.loss, rel=1e-10)
 
     mu, beta, tau, eta = 0.8, 0.3, 0.2, 0.1
-    grad_P, grad_B = theory.gradients(m.P, m.B_o, m.G, eta)
+    grad_P, grad_B = gradients.gradients(m.P, m.B_o, m.G, eta)
     V = mu * m.V + grad_B
     B_o = m.B_o - beta * V
     B_t = (1 - tau) * m.B_t + tau * B_o
@@ -245,7 +244,7 @@ def plain_rows(config):
             alpha = rule.alpha(config.auto_alpha_c, H)[0]
         if config.auto_beta_c:
             beta = rule.beta(config.auto_beta_c, H, P)[0]
-        grad_P, grad_B = theory.gradients(P, X[:size], drawn.G, config.weight_decay)
+        grad_P, grad_B = gradients.gradients(P, X[:size], drawn.G, config.weight_decay)
         if t % config.pred_update_every == 0:
             V_P = config.mom_pred * V_P + grad_P
             P = P - alpha * V_P

@@ -16,7 +16,7 @@ from byolsim.model.world import World
 if HAS_TORCH:
     import torch
 
-    from byolsim.backends.torch import snapshots, training
+    from byolsim.backends.torch import layers, snapshots, training
 
 R = 3
 LAM = np.array([2.0, 1.0, 0.5])
@@ -274,8 +274,8 @@ def test_a_linear_predictor_on_sampled_features_has_its_excess(backend):
     log.take(group)
     found = log.parameters(torch.ones((1, 1), dtype=torch.bool))
     columns = {name: value[0, 0] for name, value in sampled_metrics(found, world).items()}
-    z_o = training.apply([W.double() for W in group.encoder], log.x[None], group.activation)[0].detach().numpy()
-    z_t = training.apply([W.double() for W in group.target], log.x_plus[None], group.activation)[0].detach().numpy()
+    z_o = layers.apply([W.double() for W in group.encoder], log.x[None], group.activation)[0].detach().numpy()
+    z_t = layers.apply([W.double() for W in group.target], log.x_plus[None], group.activation)[0].detach().numpy()
     best = np.linalg.lstsq(z_o.T, z_t.T, rcond=None)[0].T
     predictors = {"now": found.P[0, 0], "best": best}
     loss = {name: 0.5 * ((P @ z_o - z_t) ** 2).sum() / z_o.shape[1] for name, P in predictors.items()}

@@ -124,7 +124,7 @@ def lane_sum_squares(M, first, last):
 def lane_lq(M, first, last):
     """Replace W = M[:, first:last] by L, lower triangular or trapezoidal with non-negative diagonal, W = L O.
 
-    `order.lq_factor` of each lane, by Householder reflections, two at a time: a row below is then read and written
+    `linalg.lq_factor` of each lane, by Householder reflections, two at a time: a row below is then read and written
     once for both. Reflectors follow Golub and Van Loan, Matrix Computations, section 5.1.3, where the diagonal comes
     out non-negative without a cancellation.
     """

@@ -10,7 +10,7 @@ from byolsim.machine.jit import fma, inlined, kernel
 
 @kernel
 def householder_lq(W, L, reflections):
-    """L of W = L O by Householder reflections on the rows of W (r, m), which is overwritten; `order.lq_factor`.
+    """L of W = L O by Householder reflections on the rows of W (r, m), which is overwritten; `linalg.lq_factor`.
 
     L is (r, min(r, m)), lower triangular or trapezoidal with non-negative diagonal. Row k of W becomes the vector v of
     the reflection I - f v v^T, and `reflections` (2, r) takes f and the sign of the diagonal before it was turned:

@@ -30,9 +30,9 @@ from byolsim.model.state import DIVERGENCE_BOUND
 
 
 @kernel
-def curvature_tick(k, hyper, course, scratch):
-    """`schedule.CurvatureEstimate.tick` with the feature covariance in C."""
-    now, C, S, v, image = course.now, scratch.C, course.average[k], course.vector[k], scratch.image
+def curvature_tick(k, hyper, course, work):
+    """`schedule.CurvatureEstimate.tick` with the feature covariance in `work.C`."""
+    now, C, S, v, image = course.now, work.C, course.average[k], course.vector[k], work.image
     r = v.size
     now[k, TICKS] += 1.0
     for i in range(r):

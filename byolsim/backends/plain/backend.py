@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from byolsim.backends.base import Backend, LogBlock, check_memory, check_offered, is_logged, rows_per_block
+from byolsim.backends.base import Backend, LogBlock, is_logged, rows_per_block
 from byolsim.backends.plain.samplers import Sampler, sampler_class
 from byolsim.config.run import RunConfig
+from byolsim.model.encoder import initial_weights
 from byolsim.model.order import OrderParameters
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.step import Rules, Run, start, step
 from byolsim.model.target import EMA
-from byolsim.model.world import World, initial_weights
+from byolsim.model.world import World
 
 MATRICES = ("P", "b_o", "L_o", "b_t", "L_t")
 """The order parameters that are matrices."""
@@ -25,13 +26,11 @@ class PlainBackend(Backend):
 
     name = "numpy"
 
-    def resolve(self, config: RunConfig) -> RunConfig:
-        """Raise `UserError` where the configuration asks for what this backend does not have."""
-        check_offered(config)
-        check_memory(config, sampler_class(config).numbers(config) + 15 * config.d_latent * config.d_obs)
-        return config
+    def numbers(self, config: RunConfig) -> int:
+        """See `Backend.numbers`."""
+        return sampler_class(config).numbers(config) + 15 * config.d_latent * config.d_obs
 
-    def warm(self, config: RunConfig) -> None:
+    def warm(self, tiny: RunConfig) -> None:
         """There is nothing to compile."""
 
     def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:

@@ -15,18 +15,17 @@ from byolsim.backends.base import (
     Backend,
     GroupTooLarge,
     LogBlock,
-    check_memory,
-    check_offered,
     is_logged,
     rows_per_block,
 )
-from byolsim.backends.torch.moments import DirectGroup, ReducedGroup
+from byolsim.backends.torch.samplers import sampler_class
 from byolsim.backends.torch.snapshots import GroupLog, evaluation_size
 from byolsim.backends.torch.training import Group
 from byolsim.config.run import RunConfig
-from byolsim.draws.streams import MinibatchKey, minibatch_blocks, moment_blocks
+from byolsim.draws.streams import MinibatchKey, minibatch_blocks
 from byolsim.errors import UserError
 from byolsim.model.order import OrderParameters, SampledFeatures
+from byolsim.model.samplers import sampler_of
 from byolsim.model.world import World
 
 VECTOR_TAIL = 64
@@ -43,17 +42,19 @@ class TorchBackend(Backend):
 
     def resolve(self, config: RunConfig) -> RunConfig:
         """The configuration with device cpu or cuda; `UserError` where this backend cannot run it."""
-        check_offered(config)
-        d, h = config.d_obs, config.hidden or config.d_latent
-        n = config.batch_size if config.sampler == "minibatch" else 0
-        evaluation = 4 * evaluation_size(d) * d if config.hidden else 0
-        check_memory(config, 4 * n * (d + h) + 10 * h * d + evaluation)
+        config = super().resolve(config)
         if config.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device = cuda is not there: PyTorch finds no CUDA device; use --device cpu or auto")
         if config.device != "auto":
             return config
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return RunConfig(**(config.model_dump() | {"device": device}))
+
+    def numbers(self, config: RunConfig) -> int:
+        """See `Backend.numbers`: activations of a step, layers, and the evaluation sample of an MLP."""
+        d, h = config.d_obs, config.hidden or config.d_latent
+        evaluation = 4 * evaluation_size(d) * d if config.hidden else 0
+        return 4 * sampler_class(config).views(config) * (d + h) + 10 * h * d + evaluation
 
     def group_limit(self, config: RunConfig) -> int:
         """On CUDA what half of the free memory holds."""
@@ -62,7 +63,7 @@ class TorchBackend(Backend):
         free, _ = torch.cuda.mem_get_info()
         return max(1, int(free / 2 / _bytes_per_run(config)))
 
-    def warm(self, config: RunConfig) -> None:
+    def warm(self, tiny: RunConfig) -> None:
         """Compile the kernel of the draws; torch itself compiles nothing."""
         for _ in minibatch_blocks(MinibatchKey(0, 1, 1, 1), 1):
             pass
@@ -78,7 +79,7 @@ class TorchBackend(Backend):
     ) -> Iterator[LogBlock]:
         config = group[0]
         with _one_thread(), _memory(config, len(group)):
-            state = _group_class(config)(group, world, torch.device(config.device))
+            state = Group(group, world, torch.device(config.device))
             log = GroupLog(state, world)
             numbers = len(group) * sum(W[0].numel() for W in (*state.encoder, *state.target, *state.predictor))
             capacity = max(1, min(rows_per_block(len(group), world.r), LOG_NUMBERS // numbers))
@@ -119,27 +120,12 @@ def _first_runs(block: LogBlock, K: int) -> LogBlock:
 
 def _steps(group: Group) -> Iterator[int]:
     """Train, and name each epoch that is done."""
-    config = group.config
-    if config.sampler == "population":
-        for t in range(1, config.epochs + 1):
-            group.population_step(t)
-            yield t
-        return
-    if isinstance(group, DirectGroup):
-        blocks, step = moment_blocks(group.key, config.epochs), group.step
-    else:
-        key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
-        blocks, step = minibatch_blocks(key, config.epochs), group.minibatch_step
     t = 0
-    for block in _on_device(blocks, group):
+    for block in _on_device(sampler_of(group.config).blocks(), group):
         for row in block:
             t += 1
-            step(t, row)
+            group.step(t, row)
             yield t
-
-
-def _group_class(config: RunConfig) -> type[Group]:
-    return {"direct": DirectGroup, "reduced": ReducedGroup}.get(str(config.moments_form), Group)
 
 
 def _on_device(blocks: Iterator[np.ndarray], group: Group) -> Iterator[torch.Tensor]:
@@ -190,5 +176,5 @@ def _bytes_per_run(config: RunConfig) -> int:
     d, r, h = config.d_obs, config.d_latent, config.hidden or 0
     layers = ((config.enc, d), (config.pred, r))
     weights = sum((fan_in + r) * h if model == "mlp" else fan_in * r for model, fan_in in layers)
-    n = (config.batch_size if config.sampler == "minibatch" else 0) + (evaluation_size(d) if h else 0)
+    n = sampler_class(config).views(config) + (evaluation_size(d) if h else 0)
     return 8 * (5 * weights + 8 * n * (h + r))

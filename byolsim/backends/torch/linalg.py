@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def lower_factor(M: Tensor) -> Tensor:
-    """L of M = L O for stacked M (..., r, m), lower triangular with non-negative diagonal (`order.lq_factor`)."""
+    """L of M = L O for stacked M (..., r, m), lower triangular with non-negative diagonal (`linalg.lq_factor`)."""
     _, R = torch.linalg.qr(M.mT, mode="r")
     L: Tensor = R.mT * _signs(R)[..., None, :]
     return L

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from byolsim.backends.base import LogBlock
+from byolsim.backends.torch.layers import Layers, apply
 from byolsim.backends.torch.linalg import each, inside_outside, lower_factor, lower_factorisation
-from byolsim.backends.torch.training import Group, Layers, TorchWorld, apply
+from byolsim.backends.torch.training import Group
+from byolsim.backends.torch.world import TorchWorld
 from byolsim.draws.streams import MinibatchKey, evaluation_draws
 from byolsim.model.order import OrderParameters, SampledFeatures
 from byolsim.model.world import World
@@ -31,11 +33,8 @@ class LinearLog:
 
     @classmethod
     def of(cls, group: Group, world: World) -> LinearLog:
-        """A log for this group; in reduced coordinates the columns of A are the first r."""
-        Q_A = torch.tensor(world.Q_A, device=group.world.A.device)
-        if group.config.moments_form == "reduced":
-            Q_A = torch.eye(5 * world.r, world.r, device=Q_A.device, dtype=Q_A.dtype)
-        return cls(Q_A)
+        """A log for this group."""
+        return cls(group.sampler.basis())
 
     def take(self, group: Group) -> None:
         """Keep the state as it is now."""

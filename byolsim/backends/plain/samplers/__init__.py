@@ -1,4 +1,4 @@
-"""The samplers by the name of their stream; nobody else asks which one it is."""
+"""The samplers under the names of `byolsim.model.samplers`; nobody else asks which one it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from byolsim.backends.plain.samplers.minibatch import Minibatch
 from byolsim.backends.plain.samplers.population import Population
 from byolsim.backends.plain.samplers.reduced import Reduced
 from byolsim.config.run import RunConfig
+from byolsim.model.samplers import sampler_name
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "minibatch": Minibatch,
@@ -19,7 +20,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 def sampler_class(config: RunConfig) -> type[Sampler]:
     """The class of a configuration's sampler."""
-    return SAMPLERS[config.moments_form or config.sampler]
+    return SAMPLERS[sampler_name(config)]
 
 
 __all__ = ["SAMPLERS", "Sampler", "sampler_class"]

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from byolsim.config.run import RunConfig
-from byolsim.model.order import distance, inside_outside
+from byolsim.draws.plain_normals import fill_plain_normals
+from byolsim.model.linalg import distance
+from byolsim.model.order import inside_outside
+from byolsim.model.samplers import sampler_of
 from byolsim.model.state import Array, Evaluation, State
 from byolsim.model.world import World
 
@@ -21,10 +24,11 @@ class Sampler(ABC):
     ----------
     config : of any run of the group; a sampler reads what is common to the group alone.
     world, cast_world : the world in double precision, and in the dtype of training.
+    stream : its draws, `byolsim.model.samplers`.
     """
 
     def __init__(self, config: RunConfig, world: World) -> None:
-        self.config, self.world = config, world
+        self.config, self.world, self.stream = config, world, sampler_of(config)
         self.cast_world = World(self.cast(world.A), self.cast(world.lam), world.sigma)
 
     @staticmethod
@@ -32,9 +36,15 @@ class Sampler(ABC):
     def numbers(config: RunConfig) -> int:
         """Double-precision numbers that a step holds beside the state: an estimate for the check of memory."""
 
-    @abstractmethod
     def draws(self) -> Iterator[Any]:
         """What the steps 1, 2, ..., epochs draw: the same for every run of the group."""
+        for block in self.stream.blocks(fill_plain_normals):
+            for row in block:
+                yield self.draw(self.cast(row))
+
+    @abstractmethod
+    def draw(self, row: Array) -> Any:
+        """What a step draws, from its row of the stream in the dtype of training."""
 
     @abstractmethod
     def evaluate(self, state: State, draw: Any) -> Evaluation:

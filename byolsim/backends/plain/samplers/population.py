@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from byolsim.backends.plain.samplers.base import Sampler
 from byolsim.config.run import RunConfig
-from byolsim.model.state import Evaluation, State
-from byolsim.model.theory import feature_covariances, population_loss, population_residual_gradient
+from byolsim.model.gradients import feature_covariances, population_loss, population_residual_gradient
+from byolsim.model.state import Array, Evaluation, State
 
 
 class Population(Sampler):
@@ -18,10 +16,8 @@ class Population(Sampler):
         """M_o, M_t and products of the size of an encoder."""
         return 4 * config.d_latent * config.d_obs
 
-    def draws(self) -> Iterator[None]:
-        """As many times nothing as there are steps."""
-        for _ in range(self.config.epochs):
-            yield None
+    def draw(self, row: Array) -> None:
+        """Nothing."""
 
     def evaluate(self, state: State, draw: None) -> Evaluation:
         """G, the loss and C_oo of the population."""

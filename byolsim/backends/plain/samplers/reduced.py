@@ -8,8 +8,8 @@ import numpy as np
 
 from byolsim.backends.plain.samplers.direct import Direct
 from byolsim.config.run import RunConfig
+from byolsim.model.linalg import distance, lq_factor
 from byolsim.model.moments import ReducedWorld, reduced_coordinates, reduced_gradient, retriangulate
-from byolsim.model.order import distance, lq_factor
 from byolsim.model.state import Array, Evaluation, State
 from byolsim.model.world import World
 
@@ -34,7 +34,7 @@ class Reduced(Direct):
     def evaluate(self, state: State, draw: tuple[Array, Array]) -> Evaluation:
         """G in coordinates (r, 5r), the loss and C_oo."""
         W, N = draw
-        return reduced_gradient(state.P, _rows(state), self.reduced, W, N, self.key.n)
+        return reduced_gradient(state.P, _rows(state), self.reduced, W, N, self.config.batch_size)
 
     def coordinates(self, B_o: Array) -> Array:
         """The rows of X that belong to B_o."""

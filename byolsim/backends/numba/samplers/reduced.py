@@ -8,8 +8,11 @@ Runs are lanes (`lanes.py`). `moments.reduced_gradient`, `reduced_gradients` and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from byolsim.backends.numba import packing, rules, structures
 from byolsim.backends.numba.lane_linalg import (
     FULL,
     LOWER,
@@ -23,6 +26,15 @@ from byolsim.backends.numba.lane_linalg import (
 from byolsim.backends.numba.lanes import load, store, where_positive, zeros
 from byolsim.backends.numba.linalg import distance, householder_lq, share_bartlett
 from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_rates
+from byolsim.backends.numba.rules import follow_in_lane
+from byolsim.backends.numba.samplers.base import Sampler
+from byolsim.backends.numba.samplers.reduced_arrays import (
+    ReducedLogScratch,
+    initial_reduced_state,
+    reduced_scratch,
+    reduced_world,
+    whole_packs,
+)
 from byolsim.backends.numba.structures import (
     ALPHA,
     ALPHA_T,
@@ -41,14 +53,55 @@ from byolsim.backends.numba.structures import (
     SQUARE_P,
     TAU,
 )  # fmt: skip
+from byolsim.config.run import RunConfig
 from byolsim.machine.jit import fma, kernel
+from byolsim.model.world import World
+
+
+class Reduced(Sampler):
+    """Packs of runs, a run a lane; the last pack is filled with copies of the last run."""
+
+    def __init__(self, group: Sequence[RunConfig], world: World) -> None:
+        packs, config, r = whole_packs(group), group[0], world.r
+        self.world = reduced_world(config, world)
+        self.hyper = packing.hyperparameters(packs)
+        self.state = initial_reduced_state(packs, world)
+        P = np.moveaxis(self.state.P, 3, 1).reshape(len(packs), r, r)
+        self.course = packing.initial_course(packs, P)
+        self.memory = rules.initial_memory(packs, P)
+        self.work = packing.work_arrays(config, 0)
+        self.scratch = reduced_scratch(config)
+        self._log_scratch = ReducedLogScratch(
+            outside=np.zeros((r, 3 * r)),
+            online=np.zeros((r, 4 * r)),
+            target=np.zeros((r, 4 * r)),
+            difference=np.zeros((r, 4 * r)),
+            reflections=np.zeros((2, r)),
+        )
+
+    @staticmethod
+    def numbers(config: RunConfig) -> int:
+        """An encoder while its coordinates are taken, and what a step needs of coordinates."""
+        r, d = config.d_latent, config.d_obs
+        return 8 * r * d + 100 * r * r
+
+    def steps(self, draws: np.ndarray, lo: int, hi: int, first: int, want_loss: bool) -> None:
+        """See `reduced_steps`."""
+        reduced_steps(
+            draws, lo, hi, first, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.memory,
+            self.scratch,
+        )  # fmt: skip
+
+    def snapshot(self, row: int, log: structures.Log) -> None:
+        """See `reduced_snapshot`."""
+        reduced_snapshot(row, self.scratch.lanes, self.state, self.course, self._log_scratch, log)
 
 
 @kernel
-def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, scratch):
-    """Steps on the rows lo..hi-1 of a block of `streams.moment_blocks`; row s is step first + s."""
+def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, memory, scratch):
+    """Steps on a block of `streams.moment_blocks`; see `Sampler.steps`."""
     lanes, r = scratch.lanes, world.L_x.shape[0]
-    now, diverged, clips, values, square = course.now, course.diverged, course.clips, scratch.values, scratch.square
+    now, diverged, clips, squares = course.now, course.diverged, course.clips, scratch.squares
     auto_every, pred_every, enc_every = int(hyper[0, AUTO_EVERY]), int(hyper[0, PRED_EVERY]), int(hyper[0, ENC_EVERY])
     for s in range(lo, hi):
         _share(draws[s], world, scratch)
@@ -61,47 +114,48 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
                 alive |= diverged[start + lane] < 0
             if not alive:
                 continue
-            P, X, lost, rates = state.P[p], state.X[p], state.lost[p], state.rates[p]
+            P, X, lost, factors = state.P[p], state.X[p], state.lost[p], state.factors[p]
             _residual(P, X, world, scratch)
             if want_loss and s == hi - 1:
-                store(values, 0, 0, 0.5 * lane_sum_squares(scratch.E, 0, scratch.E.shape[1]))
+                store(scratch.loss, 0, 0, 0.5 * lane_sum_squares(scratch.E, 0, scratch.E.shape[1]))
                 for lane in range(lanes):
-                    now[start + lane, LOSS] = values[0, 0, lane]
+                    now[start + lane, LOSS] = scratch.loss[0, 0, lane]
             if tick:
-                _ticks(start, hyper, course, scratch)
+                _ticks(start, hyper, course, work, scratch)
             for lane in range(lanes):
                 k = start + lane
                 if diverged[k] < 0:
                     may_be_cut = beta_may_be_cut(k, world.lambda_max_x, hyper, now)
                     if may_be_cut:
                         _copy_lane(P, lane, scratch.P)
-                    set_rates(k, scratch.P, may_be_cut, world.lambda_max_x, square, hyper, now, clips)
-                rates[ALPHA, 0, lane] = now[k, ALPHA_T]
-                rates[BETA, 0, lane] = now[k, BETA_T]
+                    set_rates(k, scratch.P, may_be_cut, world.lambda_max_x, work.square, hyper, now, clips)
+                factors[ALPHA, 0, lane] = now[k, ALPHA_T]
+                factors[BETA, 0, lane] = now[k, BETA_T]
             _gradients(P, X, world, scratch)
             if pred_steps:
-                store(values, 0, 0, _predictor_step(P, state.V_P[p], scratch.grad_P, rates))
-            store(values, 1, 0, _encoder_step(X, lost, scratch.grad_B, rates, enc_steps))
+                store(squares, 0, 0, _predictor_step(P, state.V_P[p], scratch.grad_P, factors))
+            store(squares, 1, 0, _encoder_step(X, lost, scratch.grad_B, factors, enc_steps))
             for lane in range(lanes):
                 k = start + lane
                 if diverged[k] < 0:
                     if pred_steps:
-                        now[k, SQUARE_P] = values[0, 0, lane]
+                        now[k, SQUARE_P] = squares[0, 0, lane]
+                    follow_in_lane(k, P, lane, scratch.P, now, memory)
                     if enc_steps:
-                        now[k, SQUARE_B] = values[1, 0, lane]
+                        now[k, SQUARE_B] = squares[1, 0, lane]
                     check_divergence(k, t, now, diverged)
             if enc_steps:
                 lane_lq(X, r, 5 * r)
 
 
 @kernel
-def _ticks(start, hyper, course, scratch):
+def _ticks(start, hyper, course, work, scratch):
     """The curvature estimate of each run of a pack."""
     _feature_covariance(scratch)
     for lane in range(scratch.lanes):
         if course.diverged[start + lane] < 0:
-            _copy_lane(scratch.gram, lane, scratch.C)
-            curvature_tick(start + lane, hyper, course, scratch)
+            _copy_lane(scratch.C, lane, work.C)
+            curvature_tick(start + lane, hyper, course, work)
 
 
 @kernel
@@ -127,24 +181,24 @@ def _share(row, world, scratch):
 
 @kernel
 def _residual(P, X, world, scratch):
-    """D = [(P b_o - b_t K) L_x, sigma P L_oo, -T] and E = D W / sqrt(n); delta = D xi."""
+    """D = [(P b_o - b_t K) L_x, sigma P L_oo, -sigma L_w] and E = D W / sqrt(n); delta = D xi."""
     r = P.shape[0]
-    D, a_o, T = scratch.D, scratch.a_o, scratch.T
+    D, a_o, L_w, bK = scratch.D, scratch.a_o, scratch.L_w, scratch.bK
     b_t = X[2 * r :]
     multiply_shared(X, 0, world.L_x, LOWER, a_o, 0, 1.0)
     multiply(P, 0, a_o, 0, r, D, 0, r, 1.0)
-    multiply_shared(b_t, 0, world.K_L_x, FULL, scratch.gram, 0, 1.0)
+    multiply_shared(b_t, 0, world.K_L_x, FULL, bK, 0, 1.0)
     multiply(P, 0, X, r, r, D, r, r, world.sigma)
-    multiply_shared(b_t, 0, world.root_K, LOWER, T, 0, 1.0)
+    multiply_shared(b_t, 0, world.root_K, LOWER, L_w, 0, 1.0)
     for i in range(r):
         for j in range(r):
-            store(D, i, j, load(D, i, j) - load(scratch.gram, i, j))
+            store(D, i, j, load(D, i, j) - load(bK, i, j))
         for j in range(3 * r):
-            store(T, i, r + j, load(b_t, i, r + j))
-    lane_lq(T, 0, 4 * r)
+            store(L_w, i, r + j, load(b_t, i, r + j))
+    lane_lq(L_w, 0, 4 * r)
     for i in range(r):
         for j in range(r):
-            store(D, i, 2 * r + j, load(T, i, j) * -world.sigma)
+            store(D, i, 2 * r + j, load(L_w, i, j) * -world.sigma)
     multiply_shared(D, 0, scratch.W, LOWER, scratch.E, 0, 1.0)
     # For the feature covariance: F = [a_o, sigma L_oo].
     for i in range(r):
@@ -155,11 +209,11 @@ def _residual(P, X, world, scratch):
 
 @kernel
 def _feature_covariance(scratch):
-    """(1/n) sum z_o z_o^T = F S F^T of each lane, into gram."""
+    """(1/n) sum z_o z_o^T = F S F^T of each lane, into C."""
     width = scratch.FW.shape[1]
     multiply_shared(scratch.F, 0, scratch.W_top, LOWER, scratch.FW, 0, 1.0)
     transpose(scratch.FW, 0, scratch.FW_T)
-    multiply(scratch.FW, 0, scratch.FW_T, 0, width, scratch.gram, 0, scratch.gram.shape[1], 1.0)
+    multiply(scratch.FW, 0, scratch.FW_T, 0, width, scratch.C, 0, scratch.C.shape[1], 1.0)
 
 
 @kernel
@@ -177,14 +231,14 @@ def _gradients(P, X, world, scratch):
     multiply(scratch.DS, 0, scratch.F_T, 0, 2 * r, scratch.grad_P, 0, r, 1.0)
     lane_lq(scratch.E, 0, scratch.E.shape[1])
     multiply_shared(scratch.E, 0, scratch.N, FULL, G, 2 * r, 1.0)
-    transpose(P, 0, scratch.gram)
-    multiply(scratch.gram, 0, G, 0, r, scratch.grad_B, 0, 5 * r, 1.0)
+    transpose(P, 0, scratch.P_T)
+    multiply(scratch.P_T, 0, G, 0, r, scratch.grad_B, 0, 5 * r, 1.0)
 
 
 @kernel
-def _predictor_step(P, V, gradient, rates):
+def _predictor_step(P, V, gradient, factors):
     """Heavy ball on P; the new squared norm of each lane."""
-    minus_alpha, mu, eta = 0.0 - load(rates, ALPHA, 0), load(rates, MU_P, 0), load(rates, ETA, 0)
+    minus_alpha, mu, eta = 0.0 - load(factors, ALPHA, 0), load(factors, MU_P, 0), load(factors, ETA, 0)
     square = zeros(P)
     for i in range(P.shape[0]):
         for j in range(P.shape[1]):
@@ -198,12 +252,12 @@ def _predictor_step(P, V, gradient, rates):
 
 
 @kernel
-def _encoder_step(X, lost, gradient, rates, enc_steps):
+def _encoder_step(X, lost, gradient, factors, enc_steps):
     """Heavy ball on B_o where it moves, and the EMA; the new squared norm of B_o of each lane where it moves."""
     r, columns = gradient.shape[0], X.shape[1]
     square = zeros(X)
     if enc_steps:
-        minus_beta, mu, eta = 0.0 - load(rates, BETA, 0), load(rates, MU_B, 0), load(rates, ETA, 0)
+        minus_beta, mu, eta = 0.0 - load(factors, BETA, 0), load(factors, MU_B, 0), load(factors, ETA, 0)
         for i in range(r):
             for j in range(columns):
                 old = load(X, i, j)
@@ -212,18 +266,18 @@ def _encoder_step(X, lost, gradient, rates, enc_steps):
                 new = fma(minus_beta, v, old)
                 store(X, i, j, new)
                 square = fma(new, new, square)
-    _average(X, lost, rates)
+    _average(X, lost, factors)
     return square
 
 
 @kernel
-def _average(X, lost, rates):
-    """`kernels._average` of each lane. Fresh directions start from 0 and lose nothing.
+def _average(X, lost, factors):
+    """`step._average` of each lane. Fresh directions start from 0 and lose nothing.
 
     `lost` is not turned with the other outside columns: a step turns them by little, and it is less than a rounding.
     """
     r, columns = X.shape[0] // 3, X.shape[1]
-    tau, keep = load(rates, TAU, 0), load(rates, KEEP, 0)
+    tau, keep = load(factors, TAU, 0), load(factors, KEEP, 0)
     kept = lost.shape[1]
     for i in range(r):
         for j in range(columns):
@@ -238,9 +292,9 @@ def _average(X, lost, rates):
 
 
 @kernel
-def reduced_snapshot(row, world, state, course, scratch, log):
-    """As `kernels.snapshot`: what the log holds of each run is read off its coordinates."""
-    r, lanes = world.L_x.shape[0], scratch.lanes
+def reduced_snapshot(row, lanes, state, course, scratch, log):
+    """As `whole.snapshot`: what the log holds of each run is read off its coordinates."""
+    r = state.P.shape[1]
     for k in range(log.valid.shape[0]):
         log.valid[k, row] = course.diverged[k] < 0
         if course.diverged[k] >= 0:
@@ -258,7 +312,7 @@ def reduced_snapshot(row, world, state, course, scratch, log):
             for j in range(4 * r):
                 scratch.online[i, j], scratch.target[i, j] = X[i, j, lane], X[2 * r + i, j, lane]
         householder_lq(scratch.outside, log.L_t[k, row], scratch.reflections)
-        log.gap[k, row] = distance(scratch.online, scratch.target, scratch.work)
+        log.gap[k, row] = distance(scratch.online, scratch.target, scratch.difference)
         log.loss[k, row] = course.now[k, LOSS]
         log.Hmax[k, row] = course.now[k, H_T]
         log.lr_pred_t[k, row] = course.now[k, ALPHA_T]
