@@ -69,6 +69,9 @@ METRICS = {
 }
 """Every logged column with its short title."""
 
+OF_LINEAR_P = ("W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "W_excess")
+"""The columns that need the matrix P: null for an MLP predictor."""
+
 
 def order_metrics(order: OrderParameters, world: World, dtype: str = "float64") -> dict[str, Array]:
     """The metrics that are functions of the order parameters; each of shape (K, L), NaN where there is no value.
@@ -98,7 +101,7 @@ def sampled_metrics(features: SampledFeatures, world: World, dtype: str = "float
     """The same columns for models with an MLP, from their evaluation sample; each of shape (K, L).
 
     Ranks, losses and `Hmax_exact` are those of the sample, and the encoder metrics those of the best linear fit.
-    `W_*` compare a linear predictor with the sample's Wiener predictor, and are NaN for an MLP predictor.
+    `W_*` compare a linear predictor with the sample's Wiener predictor; an MLP predictor has none of `OF_LINEAR_P`.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
         target = np.sqrt(features.target_power)
@@ -110,7 +113,7 @@ def sampled_metrics(features: SampledFeatures, world: World, dtype: str = "float
         }
         if features.P is None:
             nothing = np.full(features.gap.shape, np.nan)
-            columns |= dict.fromkeys(("W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "W_excess"), nothing)
+            columns |= dict.fromkeys(OF_LINEAR_P, nothing)
             columns |= _rank_metrics(wiener.S, np.asarray(np.linalg.svd(features.F_pred, compute_uv=False)))
             columns["Hmax_exact"] = wiener.H
         else:

@@ -18,7 +18,7 @@ from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
 from byolsim.errors import UserError
 from byolsim.model import gradients
 from byolsim.model.encoder import initial_layers
-from byolsim.model.metrics import METRICS
+from byolsim.model.metrics import METRICS, OF_LINEAR_P
 from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
 from byolsim.sweeps import outcome as work
@@ -250,14 +250,14 @@ def test_metrics_of_a_linear_function_are_found_by_the_linear_fit():
     for name in ("loss_pop", "loss_rel", "erank_encoded", "erank_pred", "Hmax_exact"):
         # Sample values: relative errors of about sqrt(2 / 1024) = 4 %, for the fixed seed well below 5 of them.
         np.testing.assert_allclose(sampled[name], exact[name], rtol=0.2, err_msg=name)
-    assert all(math.isnan(sampled[name][0, 0]) for name in ("W_Fro_raw", "W_Fro_aligned", "W_rel_sv_err", "W_excess"))
+    assert all(math.isnan(sampled[name][0, 0]) for name in OF_LINEAR_P)
 
 
 @pytest.mark.parametrize("model", MLPS)
 def test_an_mlp_run_has_every_column_that_has_a_meaning(model):
     record = one_run(small(**MLPS[model], init="zero_pred", lr_pred=0.02, lr_enc=0.02))
     null = {name for name in METRICS if np.isnan(record.columns[name][-1])}
-    assert null == (set() if "pred" not in MLPS[model] else {"W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "W_excess"})
+    assert null == (set() if "pred" not in MLPS[model] else set(OF_LINEAR_P))
     assert not any(np.isinf(column).any() for column in record.columns.values())
     assert record.columns["loss_pop"][-1] < record.columns["loss_pop"][0]
     ranks = record.columns["erank_encoded"]

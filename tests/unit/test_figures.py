@@ -626,10 +626,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_are_named_and_complete(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "figs"
-    paths, skipped = draw_figures(FigsConfig(runs_dir=str(runs), epoch=20, out=str(out)))
-    heatmaps = ("W_Fro_aligned", "BA_err_aligned", "erank_encoded", "erank_pred")
-    names = [f"heatmap_{metric}_bs{n}_epoch20.png" for n in (2, 4) for metric in heatmaps]
-    names += [f"slices_loss_vs_alpha_bs{n}_epoch20.png" for n in (2, 4)]
+    config = FigsConfig(runs_dir=str(runs), epoch=20, out=str(out))
+    paths, skipped = draw_figures(config)
+    heatmaps = {f"heatmap_{metric}" for metric in ("W_Fro_aligned", "BA_err_aligned", "erank_encoded", "erank_pred")}
+    assert heatmaps | {"slices_loss_vs_alpha"} <= catalogue(config).keys()
+    names = [f"{name}_bs{n}_epoch20.png" for n in (2, 4) for name in catalogue(config)]
     assert sorted(path.name for path in out.iterdir()) == sorted(names) == sorted(path.name for path in paths)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths) and skipped == []
 
@@ -646,7 +647,9 @@ def test_command_draws_each_metric_once_and_names_damaged_files(
         main(["figs", f"--runs_dir={folder}", f"--out={out}", "--epoch=20", "--metric=loss", "--enc-metric=loss"])
     said = capsys.readouterr()
     assert caught.value.code == 0
-    assert said.out.count("wrote") == len(list(out.iterdir())) == 4
+    pictures = catalogue(FigsConfig(metric="loss", enc_metric="loss"))
+    assert said.out.count("wrote") == len(list(out.iterdir())) == len(pictures)
+    assert [name for name in pictures if name.endswith("_loss")] == ["heatmap_loss"]
     *skipped, count = said.err.splitlines()
     assert [line.startswith("skipped") for line in skipped] == [True, True]
     assert count == "2 files skipped"
