@@ -26,7 +26,7 @@ from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.store.columns import encode
-from byolsim.store.files import run_path
+from byolsim.store.names import run_path
 from byolsim.sweeps.grid import expand
 
 POINTS = 40

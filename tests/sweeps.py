@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from byolsim.config.run import SweepConfig
-from byolsim.store.files import read_columns, run_path, schema
+from byolsim.store.columns import schema
+from byolsim.store.files import read_columns
+from byolsim.store.names import run_path
 from byolsim.sweeps.grid import expand
 
 GRID: dict[str, Any] = {

@@ -9,7 +9,7 @@ from byolsim.cli.run import run_one
 from byolsim.cli.sweep import plan_of, sweep_grid
 from byolsim.config.commands import FigsConfig, RunOutput, SweepOutput
 from byolsim.config.run import RunConfig, SweepConfig, sweep_notes
-from byolsim.sweeps.launch import check_writable
+from byolsim.machine.whole import check_writable
 
 _SET_BY_ALL = ("runs_dir", "where", "epoch", "use_last_valid", "shard")
 

@@ -9,12 +9,13 @@ from byolsim.cli.progress import progress_bar
 from byolsim.cli.tables import table
 from byolsim.config.commands import SweepOutput, parse_shard
 from byolsim.config.run import RunConfig, SweepConfig, sweep_notes
+from byolsim.machine.cores import available_cores
 from byolsim.store.failures import FOLDER
 from byolsim.sweeps.estimate import Cost, estimate
 from byolsim.sweeps.launch import SweepResult, carry_out
 from byolsim.sweeps.outcome import Progress
 from byolsim.sweeps.plan import Plan, plan_sweep
-from byolsim.sweeps.pools.base import available_cores, executor_size
+from byolsim.sweeps.pools.base import executor_size
 from byolsim.sweeps.pools.dask import dask_executor
 
 FAILURES_SHOWN = 20

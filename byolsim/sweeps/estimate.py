@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config.run import RunConfig
+from byolsim.machine.cores import available_cores
 from byolsim.model.rows import ROW_BYTES, logged_rows
 from byolsim.simulate import group_key, simulate_runs, warm_up
 from byolsim.store.columns import encode
 from byolsim.sweeps.grid import group_cost
 from byolsim.sweeps.plan import Plan
-from byolsim.sweeps.pools.base import available_cores
 
 BUDGET_S = 1.5
 """Seconds of timing in all, shared by the kinds of groups."""

@@ -13,13 +13,15 @@ from byolsim.backends import get_backend
 from byolsim.backends.base import GroupTooLarge
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
-from byolsim.machine.temporary import clear_leftovers, temporary_path
+from byolsim.machine.temporary import clear_leftovers
 from byolsim.machine.threads import one_blas_thread
+from byolsim.machine.whole import check_writable
 from byolsim.model.rows import check_rows
 from byolsim.record import RunRecord
 from byolsim.simulate import simulate_runs, warm_up
 from byolsim.store.failures import FOLDER, clear_failure
-from byolsim.store.files import check_place, exists, is_complete, run_path, save
+from byolsim.store.files import check_place, exists, is_complete, save
+from byolsim.store.names import run_path
 from byolsim.store.tracking import log_run
 from byolsim.sweeps.dispatch import Dispatch
 from byolsim.sweeps.outcome import Outcome, Progress, Writer, unfailing
@@ -138,6 +140,7 @@ def carry_out(
     if not plan.todo:
         return SweepResult(outcomes, time.perf_counter() - start)
     check_writable(plan.out_dir)
+    clear_all_leftovers(plan.out_dir)
     for group in plan.todo:
         warm_up(group[0])
     writer = Writer(plan.out_dir.absolute() if workers_write else plan.out_dir, plan.force, log_wandb)
@@ -210,20 +213,6 @@ def _target(config: RunConfig, out_dir: str | Path, run_name: str | None, force:
         raise UserError(f"{path} is there and is another run's: choose another run_name, or --force to replace it")
     check_place(path, config)
     return path, False
-
-
-def check_writable(out_dir: str | Path, option: str = "out_dir") -> None:
-    """Make the folder and prove that a file can be made in it, before hours are spent; `UserError` if not."""
-    folder = Path(out_dir)
-    probe = temporary_path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-        clear_all_leftovers(folder)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{option} {str(out_dir)!r} cannot be written: {why}") from error
 
 
 def clear_all_leftovers(out_dir: Path) -> None:

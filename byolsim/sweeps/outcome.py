@@ -13,13 +13,14 @@ from byolsim.backends.base import GroupTooLarge
 from byolsim.config.run import RunConfig
 from byolsim.errors import DiskFull, UserError
 from byolsim.machine.interrupts import raise_again
-from byolsim.machine.temporary import temporary_path
 from byolsim.machine.threads import one_blas_thread
+from byolsim.machine.whole import probe
 from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
 from byolsim.store.failures import clear_failure
-from byolsim.store.files import check_place, is_complete, read_info, run_path, save
+from byolsim.store.files import check_place, is_complete, read_info, save
+from byolsim.store.names import run_path
 from byolsim.store.tracking import log_run
 
 Progress = Callable[[int], None]
@@ -124,10 +125,8 @@ class Writer:
 
     def _takes_files(self) -> bool:
         """Whether a file can be made in the folder."""
-        probe = temporary_path(self.out_dir)
         try:
-            probe.touch()
-            probe.unlink()
+            probe(self.out_dir)
         except OSError:
             return False
         return True

@@ -10,11 +10,12 @@ from pathlib import Path
 from byolsim.backends import get_backend
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
+from byolsim.machine.cores import available_cores
 from byolsim.model import rows
 from byolsim.store.failures import lasting_failures
-from byolsim.store.files import SUFFIX, is_complete, run_path
+from byolsim.store.files import is_complete
+from byolsim.store.names import SUFFIX, run_path
 from byolsim.sweeps.grid import Runs, estimated_cost, grid_of, joined, shard_of, tasks
-from byolsim.sweeps.pools.base import available_cores
 
 MAX_WORKERS = 4096
 WORTH_PROCESSES = 4e10

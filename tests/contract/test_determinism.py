@@ -13,7 +13,8 @@ from cases import BACKENDS, one_run, small
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.draws.streams import MinibatchKey, keyed_seed, minibatch_blocks
 from byolsim.simulate import simulate_runs
-from byolsim.store.files import read_columns, schema
+from byolsim.store.columns import schema
+from byolsim.store.files import read_columns
 from byolsim.sweeps.launch import sweep
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)

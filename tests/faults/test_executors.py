@@ -15,8 +15,9 @@ from cases import small
 from byolsim.config.run import SweepConfig
 from byolsim.errors import UserError
 from byolsim.machine import code as versions
+from byolsim.store.columns import schema
 from byolsim.store.failures import failure_path
-from byolsim.store.files import read_columns, read_info, schema
+from byolsim.store.files import read_columns, read_info
 from byolsim.sweeps import launch
 from byolsim.sweeps.grid import expand
 

@@ -24,7 +24,8 @@ from byolsim.errors import DiskFull, UserError
 from byolsim.machine.doing import doing, now
 from byolsim.machine.temporary import clear_leftovers, temporary_path
 from byolsim.store.failures import clear_failure, failure_path
-from byolsim.store.files import is_complete, run_path
+from byolsim.store.files import is_complete
+from byolsim.store.names import run_path
 from byolsim.sweeps import dispatch, grid, launch, plan
 from byolsim.sweeps import outcome as work
 from byolsim.sweeps.grid import expand
@@ -172,7 +173,7 @@ def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monk
 
 def test_a_folder_that_takes_no_files_any_more_stops_the_sweep(config, tmp_path, monkeypatch):
     unwritable(config, monkeypatch, UserError("cannot write x: Read-only file system"))
-    monkeypatch.setattr(work, "temporary_path", lambda folder: folder / "gone" / "x.tmp")
+    monkeypatch.setattr(work, "probe", lambda folder: (folder / "gone" / "x.tmp").touch())
     monkeypatch.setattr(plan, "tasks", lambda runs, workers, limit: grid._groups(runs))  # the group of the run first
     result = launch.sweep(config, tmp_path, workers=1)
     assert result.stopped == "cannot write x: Read-only file system"

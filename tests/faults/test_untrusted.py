@@ -20,7 +20,7 @@ from byolsim.cli.options import fields_by_option
 from byolsim.config.commands import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
 from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
-from byolsim.store.files import run_path
+from byolsim.store.names import run_path
 
 TINY = ["--d_latent", "1", "--d_obs", "1", "--latent_spectrum", "flat:1", "--epochs", "1", "--batch_size", "1"]
 MODELS: dict[str, tuple[Any, ...]] = {

@@ -33,7 +33,8 @@ from byolsim.config.run import RunConfig, SweepConfig
 from byolsim.errors import UserError
 from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
-from byolsim.store.files import run_path, save
+from byolsim.store.files import save
+from byolsim.store.names import run_path
 from byolsim.sweeps.launch import sweep
 
 NAN = math.nan

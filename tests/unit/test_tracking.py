@@ -10,8 +10,9 @@ import pytest
 from cases import one_run, small
 
 from byolsim.store import tracking
-from byolsim.store.files import is_complete, run_path
+from byolsim.store.files import is_complete
 from byolsim.store.folder import read_folder
+from byolsim.store.names import run_path
 from byolsim.sweeps import launch
 
 

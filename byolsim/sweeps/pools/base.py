@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ from typing import Any
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.machine.code import code_id
+from byolsim.machine.cores import available_cores
 from byolsim.record import RunRecord
 from byolsim.sweeps.outcome import Failure, Outcome, Progress, Writer, checked, compute, compute_and_store, one_line
 
@@ -188,11 +188,6 @@ def dask_client(executor: Executor) -> Any:
 
 def _silent() -> str:
     return f"the scheduler has given no sign of life for {ANSWER_S:g} seconds; what is stored is kept"
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _compute(group: Sequence[RunConfig], ids: Sequence[str], code: str) -> list[RunRecord | Failure]:
