@@ -14,7 +14,8 @@ TYPE_CHECKING = False  # checkers take it for true; the module `typing` would be
 if TYPE_CHECKING:
     from typing import Any
 
-    from byolsim.config.run import RunConfig, SweepConfig
+    from byolsim.config.grid import SweepConfig
+    from byolsim.config.run import RunConfig
     from byolsim.simulate import simulate_runs
     from byolsim.store.folder import load_runs
     from byolsim.sweeps.launch import run, sweep

@@ -33,7 +33,7 @@ def text() -> str:
         parts.append(f"\n## byolsim {command}\n")
         parts += [_row("option", "default", "allowed", "meaning"), "|---|---|---|---|"]
         for name, field in fields_by_option(*models):
-            default = default_text(name, field)
+            default = default_text(field)
             cells = (f"`{name}`", f"`{default}`" if default else "", allowed(field), str(field.description))
             parts.append(_row(*cells))
     parts += ["\n## Metric columns\n", ALIGNED, "| column | meaning |", "|---|---|"]

@@ -22,7 +22,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from byolsim.analysis.select import Array, Grid, Setting
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig
 from byolsim.errors import UserError
 
 COLOUR_MAP = "viridis"

@@ -8,7 +8,8 @@ from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
 from byolsim.cli.tables import table
 from byolsim.config.commands import SweepOutput, parse_shard
-from byolsim.config.run import RunConfig, SweepConfig, sweep_notes
+from byolsim.config.grid import SweepConfig, sweep_notes
+from byolsim.config.run import RunConfig
 from byolsim.machine.cores import available_cores
 from byolsim.store.failures import FOLDER
 from byolsim.sweeps.estimate import Cost, estimate

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import GroupTooLarge
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.machine.temporary import clear_leftovers
 from byolsim.machine.threads import one_blas_thread

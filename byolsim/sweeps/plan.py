@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from byolsim.backends import get_backend
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import Runs, SweepConfig, grid_of
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.machine.cores import available_cores
 from byolsim.model import rows
 from byolsim.store.failures import lasting_failures
 from byolsim.store.files import is_complete
 from byolsim.store.names import SUFFIX, run_path
-from byolsim.sweeps.grid import Runs, estimated_cost, grid_of, joined, shard_of, tasks
+from byolsim.sweeps.grid import estimated_cost, joined, shard_of, tasks
 
 MAX_WORKERS = 4096
 WORTH_PROCESSES = 4e10

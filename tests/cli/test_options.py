@@ -12,7 +12,8 @@ import pytest
 from cases import byolsim, four_runs, store_made_up
 
 from byolsim.cli.options import fields_by_option
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.store.folder import read_folder
 
 TINY = "--d_latent 2 --d_obs 4 --latent_spectrum flat:1 --epochs 8 --log_every 4"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from cases import BACKENDS, one_run, small
 
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MinibatchKey, keyed_seed, minibatch_blocks
 from byolsim.simulate import simulate_runs
 from byolsim.store.columns import schema

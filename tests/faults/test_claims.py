@@ -9,12 +9,11 @@ import threading
 
 import pytest
 
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig, expand
 from byolsim.simulate import warm_up
 from byolsim.sweeps import claims, launch
 from byolsim.sweeps import outcome as work
 from byolsim.sweeps.claims import Claims
-from byolsim.sweeps.grid import expand
 from byolsim.sweeps.plan import plan_sweep
 
 

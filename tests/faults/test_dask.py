@@ -15,7 +15,7 @@ import pytest
 from sweeps import DEADLINE_S, LONG, contents, cpu_seconds, ended, files, grid, session, start, until, workers_of
 
 from byolsim.cli import main
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig
 from byolsim.sweeps import launch
 from byolsim.sweeps.pools import base as pools
 from byolsim.sweeps.pools import dask as cluster

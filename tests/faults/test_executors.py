@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from cases import small
 
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig, expand
 from byolsim.errors import UserError
 from byolsim.machine import code as versions
 from byolsim.store.columns import schema
 from byolsim.store.failures import failure_path
 from byolsim.store.files import read_columns, read_info
 from byolsim.sweeps import launch
-from byolsim.sweeps.grid import expand
 
 GRID: dict[str, Any] = {
     "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 8, "log_every": 4, "seeds": (1, 2, 3),

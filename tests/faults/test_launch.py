@@ -19,7 +19,8 @@ from cases import small
 from byolsim import simulate
 from byolsim.cli import progress
 from byolsim.cli.progress import PlainLines
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig, expand
+from byolsim.config.run import RunConfig
 from byolsim.errors import DiskFull, UserError
 from byolsim.machine.doing import doing, now
 from byolsim.machine.temporary import clear_leftovers, temporary_path
@@ -28,7 +29,6 @@ from byolsim.store.files import is_complete
 from byolsim.store.names import run_path
 from byolsim.sweeps import dispatch, grid, launch, plan
 from byolsim.sweeps import outcome as work
-from byolsim.sweeps.grid import expand
 from byolsim.sweeps.meter import Meter
 from byolsim.sweeps.pools import processes
 

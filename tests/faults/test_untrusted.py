@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from byolsim import load_runs
 from byolsim.cli.options import fields_by_option
 from byolsim.config.commands import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.store.names import run_path
 

@@ -29,7 +29,8 @@ from byolsim.analysis.select import Grid, select_grids
 from byolsim.analysis.slices import loss_slices
 from byolsim.cli import main
 from byolsim.config.commands import FigsConfig
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord

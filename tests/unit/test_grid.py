@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import Runs, SweepConfig, expand, grid_of, logspace
+from byolsim.config.run import RunConfig
 from byolsim.simulate import group_key
 from byolsim.sweeps import grid
 from byolsim.sweeps.estimate import Trial, estimate
-from byolsim.sweeps.grid import Runs, expand, grid_of, logspace, tasks
+from byolsim.sweeps.grid import tasks
 from byolsim.sweeps.launch import sweep
 from byolsim.sweeps.plan import plan_sweep
 
