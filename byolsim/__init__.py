@@ -24,7 +24,7 @@ __all__ = ["RunConfig", "SweepConfig", "__version__", "load_runs", "run", "simul
 
 _HOMES = {
     "RunConfig": "byolsim.config.run",
-    "SweepConfig": "byolsim.config.run",
+    "SweepConfig": "byolsim.config.grid",
     "load_runs": "byolsim.store.folder",
     "run": "byolsim.sweeps.launch",
     "simulate_runs": "byolsim.simulate",

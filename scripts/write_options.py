@@ -10,7 +10,7 @@ from byolsim.model.metrics import METRICS
 
 INTRODUCTION = """# Options and columns
 
-Written by `scripts/write_options.py` from the fields of `byolsim/config/run.py`; a test keeps it current.
+Written by `scripts/write_options.py` from the fields of `byolsim/config`; a test keeps it current.
 
 Each option is also a key of a `--config FILE.toml`, which every command takes: one file serves them all, each reads
 its own keys, and a key of none is an error. The hyperparameters are fields of `RunConfig` or `SweepConfig` in Python

@@ -26,22 +26,6 @@ BLOCK_NUMBERS = 2**22
 GROUP_NUMBERS = 2**28
 """Bounds on what a process holds: logged epochs and numbers of a block, numbers of a group's state."""
 
-PER_RUN_FIELDS = frozenset(
-    {
-        "lr_pred",
-        "lr_enc",
-        "mom_pred",
-        "mom_enc",
-        "tau",
-        "weight_decay",
-        "auto_alpha_c",
-        "auto_beta_c",
-        "init",
-        "lr_enc_mode",
-    }
-)
-"""What may differ inside a group; all else (world, data key, logged epochs, dtype) is common."""
-
 
 @dataclass(frozen=True)
 class LogBlock:
@@ -140,7 +124,7 @@ class Backend(ABC):
     def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
         """Train the runs of one group and yield their logged epochs, in order.
 
-        `group` holds configurations that differ in `PER_RUN_FIELDS` alone. `progress` is told, now and then, how many
-        more epochs the group has done. A run's numbers do not depend on the other members of its group. Raises
-        `GroupTooLarge` where the device's memory does not hold the group.
+        `group` holds configurations that differ in the fields declared `per_run` alone. `progress` is told, now and
+        then, how many more epochs the group has done. A run's numbers do not depend on the other members of its group.
+        Raises `GroupTooLarge` where the device's memory does not hold the group.
         """

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from byolsim.config.fields import hyper
+from byolsim.config.fields import hyper, known, names
 from byolsim.config.run import Frozen, LrEncMode
 
 Name = Annotated[str, Field(min_length=1)]
@@ -68,10 +68,13 @@ class SweepOutput(Frozen):
     )
     executor: ExecutorName = hyper("processes", "worker processes of byolsim, or a local Dask cluster (extra dask)")
     scheduler: Annotated[str, AfterValidator(_address)] | None = hyper(
-        None, "address of a running Dask scheduler to use, in place of a local cluster", allowed=ADDRESS_ALLOWED
+        None,
+        "address of a running Dask scheduler to use, in place of a local cluster",
+        of_executor="dask",
+        allowed=ADDRESS_ALLOWED,
     )
     workers_write: bool = hyper(
-        False, "Dask's workers write the files themselves, into a folder that they share", flag=True
+        False, "Dask's workers write the files themselves, into a folder that they share", flag=True, of_executor="dask"
     )
     log_wandb: bool = hyper(False, "log to Weights & Biases once a file is safe (extra wandb)")
     force: bool = hyper(False, "compute again, and replace, what is already there", flag=True)
@@ -88,10 +91,10 @@ class SweepOutput(Frozen):
 
     @model_validator(mode="after")
     def _check_executor(self) -> SweepOutput:
-        if self.executor != "dask":
-            for name in ("scheduler", "workers_write"):
-                if getattr(self, name):
-                    raise ValueError(f"{name} belongs to executor = 'dask', not to {self.executor!r}")
+        for name in names(type(self), "of_executor"):
+            owner = known(type(self).model_fields[name])["of_executor"]
+            if getattr(self, name) and self.executor != owner:
+                raise ValueError(f"{name} belongs to executor = {owner!r}, not to {self.executor!r}")
         return self
 
 

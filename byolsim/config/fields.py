@@ -32,6 +32,7 @@ def hyper(default: Any, description: str, **known: Any) -> Any:
         * `flag` : True where the option takes no value;
         * `listed` : True where the option takes a list as text;
         * `repeated` : True where the option may be repeated, each time with more that must hold;
+        * `of_executor` : the `executor` that the option belongs to;
         * `set_by_all` : True where `byolsim all` has no such option, since it knows the value;
         * `allowed` : what it allows, in words.
     """
@@ -58,6 +59,7 @@ _KNOWN = frozenset(
         "flag",
         "listed",
         "repeated",
+        "of_executor",
         "set_by_all",
         "allowed",
     }

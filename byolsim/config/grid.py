@@ -138,6 +138,11 @@ class Runs(Sequence[RunConfig]):
     def __init__(self, make: Callable[[int], RunConfig], per_stream: int, indices: Sequence[int]) -> None:
         self.make, self.per_stream, self.indices = make, per_stream, indices
 
+    @classmethod
+    def of(cls, config: RunConfig) -> Runs:
+        """A grid of one run."""
+        return cls(lambda index: config, 1, range(1))
+
     def __len__(self) -> int:
         return len(self.indices)
 

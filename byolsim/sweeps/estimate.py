@@ -11,7 +11,7 @@ from byolsim.backends.base import GroupTooLarge
 from byolsim.config.run import RunConfig
 from byolsim.machine.cores import available_cores
 from byolsim.model.rows import ROW_BYTES, logged_rows
-from byolsim.simulate import group_key, simulate_runs, warm_up
+from byolsim.simulate import group_key, simulate_group, warm_up
 from byolsim.store.columns import encode
 from byolsim.sweeps.grid import group_cost
 from byolsim.sweeps.plan import Plan
@@ -101,7 +101,7 @@ def time_group(group: Sequence[RunConfig], budget_s: float) -> Trial:
     while True:
         begin = time.perf_counter()
         try:
-            records = simulate_runs([run.model_copy(update={"epochs": epochs}) for run in group])
+            records = simulate_group([run.model_copy(update={"epochs": epochs}) for run in group], lambda epochs: None)
         except GroupTooLarge:
             if len(group) == 1:
                 raise

@@ -27,13 +27,13 @@ def config():
 def computed(monkeypatch):
     """Ids of the runs that are computed in this process, each as often as it is."""
     ids = []
-    simulate = work.simulate_runs
+    simulate = work.simulate_group
 
     def counting(group, progress):
         ids.extend(config.run_id for config in group)
         return simulate(group, progress)
 
-    monkeypatch.setattr(work, "simulate_runs", counting)
+    monkeypatch.setattr(work, "simulate_group", counting)
     return ids
 
 

@@ -69,14 +69,14 @@ def test_a_larger_grid_reuses_the_smaller_one(config, tmp_path):
 
 
 def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, monkeypatch):
-    simulate = work.simulate_runs
+    simulate = work.simulate_group
 
     def fails_for_seed_1(group, progress):
         if group[0].seed == 1:
             raise ArithmeticError("what nobody foresaw")
         return simulate(group, progress)
 
-    monkeypatch.setattr(work, "simulate_runs", fails_for_seed_1)
+    monkeypatch.setattr(work, "simulate_group", fails_for_seed_1)
     result = launch.sweep(config, tmp_path, workers=1)
     assert (result.count("completed"), result.count("failed")) == (6, 6)
     failed = [run for run in expand(config) if run.seed == 1]
@@ -85,7 +85,7 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
         assert record["run_id"] == run.run_id
         assert record["reason"] == "ArithmeticError: what nobody foresaw"
         assert RunConfig(**record["config"]) == run
-    monkeypatch.setattr(work, "simulate_runs", simulate)
+    monkeypatch.setattr(work, "simulate_group", simulate)
     again = launch.sweep(config, tmp_path, workers=1)
     assert (again.count("skipped"), again.count("failed")) == (6, 6), "what failed is reported, and not tried again"
     assert {outcome.reason for outcome in again.outcomes if outcome.status == "failed"} == {record["reason"]}
@@ -98,7 +98,7 @@ def test_a_want_of_memory_is_no_fault_of_the_run(config, tmp_path, monkeypatch):
         raise MemoryError("Unable to allocate 1 TiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "simulate_runs", full)
+        patch.setattr(work, "simulate_group", full)
         assert launch.sweep(config, tmp_path, workers=1).count("failed") == 12
     assert launch.sweep(config, tmp_path, workers=1).count("completed") == 12, "all are tried again"
 
