@@ -17,9 +17,10 @@ from threadpoolctl import threadpool_limits
 from timing import Contestant, run_steps, seconds, train
 
 from byolsim.backends import get_backend
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig, expand
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
-from byolsim.sweeps.grid import expand, tasks
+from byolsim.sweeps.grid import tasks
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "minibatch, float64": {"sampler": "minibatch"},

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from timing import best_seconds, run_steps, train
 
+from byolsim.config.parsing import round12
 from byolsim.config.run import RunConfig
 from byolsim.simulate import simulate_runs
-from byolsim.sweeps.grid import round12
 
 LINEAR = {"enc": "linear", "pred": "linear"}
 MLP = {"enc": "mlp", "pred": "mlp"}

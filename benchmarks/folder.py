@@ -22,12 +22,12 @@ import numpy as np
 from byolsim.analysis.select import select_grids
 from byolsim.cli import main as byolsim
 from byolsim.config.commands import FigsConfig
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig, expand
+from byolsim.config.run import RunConfig
 from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.store.columns import encode
-from byolsim.store.files import run_path
-from byolsim.sweeps.grid import expand
+from byolsim.store.names import run_path
 
 POINTS = 40
 """Runs of one seed: 2 batch sizes, 4 taus, 4 alphas and the auto column."""

@@ -16,8 +16,8 @@ from multiprocessing import get_context
 from timing import best_seconds, run_steps, train, train_one
 from torch_loop import microseconds_per_step
 
-from byolsim.config.run import SweepConfig
-from byolsim.sweeps.grid import expand, tasks
+from byolsim.config.grid import SweepConfig, expand
+from byolsim.sweeps.grid import tasks
 
 EPOCHS = 300
 

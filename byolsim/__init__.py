@@ -14,7 +14,8 @@ TYPE_CHECKING = False  # checkers take it for true; the module `typing` would be
 if TYPE_CHECKING:
     from typing import Any
 
-    from byolsim.config.run import RunConfig, SweepConfig
+    from byolsim.config.grid import SweepConfig
+    from byolsim.config.run import RunConfig
     from byolsim.simulate import simulate_runs
     from byolsim.store.folder import load_runs
     from byolsim.sweeps.launch import run, sweep
@@ -23,7 +24,7 @@ __all__ = ["RunConfig", "SweepConfig", "__version__", "load_runs", "run", "simul
 
 _HOMES = {
     "RunConfig": "byolsim.config.run",
-    "SweepConfig": "byolsim.config.run",
+    "SweepConfig": "byolsim.config.grid",
     "load_runs": "byolsim.store.folder",
     "run": "byolsim.sweeps.launch",
     "simulate_runs": "byolsim.simulate",

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.backends import get_backend
-from byolsim.backends.base import PER_RUN_FIELDS, LogBlock
+from byolsim.backends.base import LogBlock
+from byolsim.config.fields import names
 from byolsim.config.run import RunConfig
 from byolsim.machine.doing import doing
 from byolsim.machine.interrupts import deferred_interrupt
@@ -21,10 +22,25 @@ from byolsim.model.rows import check_rows, logged_rows
 from byolsim.model.world import World
 from byolsim.record import ClipCounts, RunRecord
 
+_PER_RUN = frozenset(names(RunConfig, "per_run"))
+
 
 def group_key(config: RunConfig) -> tuple[tuple[str, object], ...]:
     """What the runs of one group have in common: equal keys may be trained together, on the same draws."""
-    return tuple((name, value) for name, value in config.model_dump().items() if name not in PER_RUN_FIELDS)
+    return tuple((name, value) for name, value in config.model_dump().items() if name not in _PER_RUN)
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The configuration as its backend runs it, with a concrete device.
+
+    Done once, where configurations come in: in `simulate_runs` and in the plan of a run or of a sweep.
+
+    Raises
+    ------
+    UserError
+        If the backend is not there or cannot run it.
+    """
+    return get_backend(config.backend).resolve(config)
 
 
 def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = lambda epochs: None) -> list[RunRecord]:
@@ -49,10 +65,14 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
         return []
     if len({group_key(config) for config in group}) != 1:
         raise ValueError("the runs of a group must share their world, data key, logged epochs and dtype")
-    backend = get_backend(group[0].backend)
-    group = [backend.resolve(config) for config in group]
+    return simulate_group([resolve(config) for config in group], progress)
+
+
+def simulate_group(group: Sequence[RunConfig], progress: Callable[[int], None]) -> list[RunRecord]:
+    """As `simulate_runs`, of configurations that are resolved and known to share a stream: those of a plan."""
     check_rows(group)
     warm_up(group[0])
+    backend = get_backend(group[0].backend)
     start = time.perf_counter()
     with one_blas_thread():
         with doing("making the world"):

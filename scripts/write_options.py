@@ -11,7 +11,7 @@ from byolsim.model.metrics import METRICS
 
 INTRODUCTION = """# Options and columns
 
-Written by `scripts/write_options.py` from the fields of `byolsim/config/run.py`; a test keeps it current.
+Written by `scripts/write_options.py` from the fields of `byolsim/config`; a test keeps it current.
 
 Each option is also a key of a `--config FILE.toml`, which every command takes: one file serves them all, each reads
 its own keys, and a key of none is an error. The hyperparameters are fields of `RunConfig` or `SweepConfig` in Python
@@ -38,7 +38,7 @@ def text() -> str:
         parts.append(f"\n## byolsim {command}\n")
         parts += [_row("option", "default", "allowed", "meaning"), "|---|---|---|---|"]
         for name, field in fields_by_option(*models):
-            default = default_text(name, field)
+            default = default_text(field)
             cells = (f"`{name}`", f"`{default}`" if default else "", allowed(field), str(field.description))
             parts.append(_row(*cells))
     parts += ["\n## Backends\n", BACKENDS, _row("hyperparameter", *ABILITIES), "|" + "---|" * (len(ABILITIES) + 1)]

@@ -24,7 +24,8 @@ from byolsim.model.metrics import METRICS
 from byolsim.model.world import World
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs
-from byolsim.store.files import run_path, save
+from byolsim.store.files import save
+from byolsim.store.names import run_path
 
 Array = np.ndarray
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from byolsim.config.describe import field_type
 from byolsim.config.fields import known
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 
 Array = NDArray[np.float64]
 Scale = Literal["log", "linear", "category"]

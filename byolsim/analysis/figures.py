@@ -15,7 +15,7 @@ from byolsim.analysis.heatmaps import heatmap
 from byolsim.analysis.select import check_metric, select_grids
 from byolsim.analysis.slices import LOSS, OLD_LOSS, loss_slices
 from byolsim.config.commands import FigsConfig
-from byolsim.store.files import write_whole
+from byolsim.machine.whole import write_whole
 
 DPI = 150
 

@@ -31,9 +31,6 @@ BLOCK_NUMBERS = 2**22
 GROUP_NUMBERS = 2**28
 """Bounds on what a process holds: logged epochs and numbers of a block, numbers of a group's state."""
 
-PER_RUN_FIELDS = frozenset(names(RunConfig, "per_run"))
-"""What may differ inside a group; all else (world, data key, logged epochs, dtype) is common."""
-
 COMPILED_FOR = names(RunConfig, "compiled")
 TINY: dict[str, Any] = {"d_latent": 1, "d_obs": 5, "latent_spectrum": "flat:1", "batch_size": 1, "epochs": 1}
 """What decides which kernels a run needs, and the smallest shape that every sampler takes."""
@@ -178,9 +175,9 @@ class Backend(ABC):
     def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
         """Train the runs of one group and yield their logged epochs, in order.
 
-        `group` holds configurations that differ in `PER_RUN_FIELDS` alone. `progress` is told, now and then, how many
-        more epochs the group has done. A run's numbers do not depend on the other members of its group. Raises
-        `GroupTooLarge` where the device's memory does not hold the group.
+        `group` holds configurations that differ in the fields declared `per_run` alone. `progress` is told, now and
+        then, how many more epochs the group has done. A run's numbers do not depend on the other members of its group.
+        Raises `GroupTooLarge` where the device's memory does not hold the group.
         """
 
 

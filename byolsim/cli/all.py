@@ -8,17 +8,17 @@ from byolsim.cli.options import Given, command_of
 from byolsim.cli.run import run_one
 from byolsim.cli.sweep import plan_of, sweep_grid
 from byolsim.config.commands import FigsConfig, RunOutput, SweepOutput
-from byolsim.config.run import RunConfig, SweepConfig, sweep_notes
-from byolsim.sweeps.launch import check_writable
-
-_SET_BY_ALL = ("runs_dir", "where", "epoch", "use_last_valid", "shard")
+from byolsim.config.fields import names
+from byolsim.config.grid import SweepConfig, sweep_notes
+from byolsim.config.run import RunConfig
+from byolsim.machine.whole import check_writable
 
 
 @command_of(
     SweepConfig,
     SweepOutput,
     FigsConfig,
-    without=_SET_BY_ALL,
+    without=[name for model in (SweepOutput, FigsConfig) for name in names(model, "set_by_all")],
     help="Train one model, then a grid of models, then draw the grid's figures at its last epoch.",
     from_file=(RunConfig, RunOutput),
     epilog="The single run takes those of the options that `byolsim run` has, with the defaults of `byolsim run`, and "

@@ -21,16 +21,15 @@ import click
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from byolsim.cli.words import AXES, NO_AXIS, REPEATED, ListCommand, place_of
+from byolsim.cli.words import AXES, NO_AXIS, ListCommand, Repeated, place_of
 from byolsim.config.commands import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
 from byolsim.config.describe import allowed, field_type, first_error, option_names, without_none
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.fields import known
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
-
-_FLAGS = {"force", "retry_failed", "fail_fast", "workers_write", "dry_run", "use_last_valid"}
-_LIST_TEXT = {"latent_spectrum"}
 
 COMMANDS: dict[str, tuple[type[BaseModel], ...]] = {
     "run": (RunConfig, RunOutput),
@@ -90,11 +89,10 @@ def fields_by_option(*models: type[BaseModel], without: Collection[str] = ()) ->
 
 
 def _other(field: FieldInfo) -> FieldInfo:
-    """A field as its second option describes it."""
-    extra = field.json_schema_extra
-    assert isinstance(extra, dict)
+    """A field as its second option describes it, which is the field itself."""
     other = copy(field)
-    other.description = str(extra["also_help"])
+    other.description = str(known(field)["also_help"])
+    other.json_schema_extra = {**known(field), "complement": False}
     return other
 
 
@@ -140,34 +138,34 @@ def command_of(
     return decorate
 
 
-def _is_list(name: str, field: FieldInfo) -> bool:
-    return name in _LIST_TEXT or typing.get_origin(field_type(field)[0]) is tuple
+def _is_list(field: FieldInfo) -> bool:
+    return bool(known(field).get("listed")) or typing.get_origin(field_type(field)[0]) is tuple
 
 
 def _click_option(name: str, field: FieldInfo) -> click.Option:
     bare, _ = field_type(field)
     text = f"{field.description}."
-    if name in _FLAGS:
+    if known(field).get("flag"):
         return click.Option([f"--{name}"], is_flag=True, default=None, help=text)
     if typing.get_origin(bare) is typing.Literal:
         metavar = "[" + "|".join(typing.get_args(bare)) + "]"
     else:
         metavar = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}.get(bare, "LIST")
-        text += f"  [{allowed(field)}]" if name not in ("latent_spectrum",) else ""
-    default = default_text(name, field)
+        text += "" if known(field).get("listed") else f"  [{allowed(field)}]"
+    default = default_text(field)
     text += f"  [default: {default}]" if default else ""
     if bare is bool:  # alone it means true
         return click.Option(
             [f"--{name}"], type=str, metavar=f"[{metavar}]", is_flag=False, flag_value="true", help=text
         )
-    return click.Option(
-        [f"--{name}"], type=str, metavar=metavar, multiple=_is_list(name, field) or name in REPEATED, help=text
-    )
+    kind = Repeated if known(field).get("repeated") else click.Option
+    multiple = kind is Repeated or _is_list(field)
+    return kind([f"--{name}"], type=str, metavar=metavar, multiple=multiple, help=text)
 
 
-def default_text(name: str, field: FieldInfo) -> str:
+def default_text(field: FieldInfo) -> str:
     """An option's default as a user would type it; empty where there is none."""
-    if name == "ema_m":
+    if known(field).get("complement"):
         return str(1 - Decimal(repr(field.default)))
     if isinstance(field.default, tuple):
         return " ".join(format(v, "g") for v in field.default)
@@ -181,11 +179,11 @@ def _typed(field: FieldInfo, name: str, text: Any) -> Any:
     bare, _ = field_type(field)
     if not isinstance(text, (str, tuple)):
         return text
-    if name in REPEATED:
+    if known(field).get("repeated"):
         return " and ".join(text)
     if isinstance(text, tuple):
         parts = [word for one in text for part in one.split(",") for word in part.split()]
-        if name in _LIST_TEXT:  # blanks around a colon mean nothing, and join no numbers
+        if known(field).get("listed"):  # blanks around a colon mean nothing, and join no numbers
             return (" " if ":" in "".join(parts) else ",").join(parts)
         kinds = typing.get_args(bare)
         if Ellipsis in kinds:
@@ -195,7 +193,7 @@ def _typed(field: FieldInfo, name: str, text: Any) -> Any:
         return tuple(_number(kind, part) for kind, part in zip(kinds, parts, strict=True))
     if bare is bool:
         return _BOOLEANS.get(text.lower(), text)
-    return _number(Decimal if name == "ema_m" else bare, text)
+    return _number(Decimal if known(field).get("complement") else bare, text)
 
 
 def _number(kind: Any, text: str) -> Any:
@@ -222,17 +220,16 @@ def _whole(text: str) -> Any:
 
 def _from_file(path: str, fields: Mapping[str, FieldInfo], typed: Collection[str]) -> dict[str, Any]:
     """The values in a file that a command reads, but for those that the command line gives, by whatever name."""
-    known = dict(fields_by_option(*(model for models in COMMANDS.values() for model in models)))
-    content = _read_toml(path, known)
+    content = _read_toml(path, dict(fields_by_option(*(model for models in COMMANDS.values() for model in models))))
     twins = [option_names(name, field) for name, field in RunConfig.model_fields.items()]
     given = {*typed, *(name for names in twins if set(names) & set(typed) for name in names)}
     _note_unused(path, [name for name in content if name not in fields], {*fields} & {*content, *typed}, fields)
     return {name: _from_toml(fields[name], value) for name, value in content.items() if name in fields.keys() - given}
 
 
-def _note_unused(path: str, unused: Collection[str], given: Collection[str], known: Collection[str]) -> None:
+def _note_unused(path: str, unused: Collection[str], given: Collection[str], taken: Collection[str]) -> None:
     """One line for keys of one run where a grid is computed, or the reverse, unless what takes their place is given."""
-    lost = {name: place_of(name, known, sign="") for name in unused if place_of(name, given, sign="") is None}
+    lost = {name: place_of(name, taken, sign="") for name in unused if place_of(name, given, sign="") is None}
     named = [name for name, place in lost.items() if place is not None]
     places = dict.fromkeys(place for place in lost.values() if place is not None)
     if named:
@@ -254,7 +251,7 @@ def _if_whole(kind: Any, value: Any) -> Any:
     return int(value) if without_none(kind)[0] is int and isinstance(value, float) and value.is_integer() else value
 
 
-def _read_toml(path: str, known: Collection[str]) -> dict[str, Any]:
+def _read_toml(path: str, options: Collection[str]) -> dict[str, Any]:
     """The options in a TOML file; `UserError` where it is none or names an option that no command has."""
     try:
         file = Path(path)
@@ -273,8 +270,8 @@ def _read_toml(path: str, known: Collection[str]) -> dict[str, Any]:
         name = key.replace("-", "_")
         if isinstance(value, dict):
             raise UserError(f"{path}: {key!r} is a table: options stand at the top level, without tables")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+        if name not in options:
+            near = difflib.get_close_matches(name, options, 1)
             hint = f"did you mean {near[0]!r}?" if near else "each key must be an option of a command"
             raise UserError(f"{path}: unknown key {key!r}: {hint}")
         if name in values:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import click
 
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
 from byolsim.cli.tables import table
 from byolsim.config.commands import SweepOutput, parse_shard
-from byolsim.config.run import RunConfig, SweepConfig, sweep_notes
+from byolsim.config.fields import known
+from byolsim.config.grid import SweepConfig, axes, sweep_notes
+from byolsim.config.run import RunConfig
 from byolsim.store.failures import FOLDER
 from byolsim.sweeps.estimate import Cost, estimate
 from byolsim.sweeps.launch import SweepResult, carry_out
 from byolsim.sweeps.outcome import Progress
 from byolsim.sweeps.plan import Plan, plan_sweep
-from byolsim.sweeps.pools.base import available_cores, executor_size
-from byolsim.sweeps.pools.dask import dask_executor
+from byolsim.sweeps.pools.catalogue import choice_of, executor_size
 
 FAILURES_SHOWN = 20
 
@@ -39,7 +42,7 @@ def plan_of(config: SweepConfig, output: SweepOutput) -> Plan:
     return plan_sweep(
         config,
         output.out_dir,
-        workers=output.workers or (available_cores() if output.executor == "dask" else None),
+        workers=output.workers or choice_of(output.executor).workers(),
         force=output.force,
         retry_failed=output.retry_failed,
         shard=parse_shard(output.shard) if output.shard is not None else None,
@@ -54,17 +57,17 @@ def sweep_grid(plan: Plan, output: SweepOutput, notes: list[str]) -> int:
         click.echo(_plan_text(plan))
         return 0
     with progress_bar("byolsim sweep", plan.run_steps) as advance:
-        if output.executor == "dask" and plan.todo:
-            plan, result = _with_dask(plan, output, advance)
-        else:
-            result = carry_out(plan, fail_fast=output.fail_fast, log_wandb=output.log_wandb, progress=advance)
+        plan, result = _carried_out(plan, output, advance)
     click.echo(_summary(result, plan))
     return 1 if result.count("failed") or result.count("left") else 0
 
 
-def _with_dask(plan: Plan, output: SweepOutput, advance: Progress) -> tuple[Plan, SweepResult]:
-    with dask_executor(output.scheduler, plan.workers) as executor:
-        plan = plan.for_workers(executor_size(executor, output.workers))
+def _carried_out(plan: Plan, output: SweepOutput, advance: Progress) -> tuple[Plan, SweepResult]:
+    """The plan, cut for the workers that the executor turned out to have, and what came of it."""
+    opened = choice_of(output.executor).open(output.scheduler, plan.workers) if plan.todo else nullcontext()
+    with opened as executor:
+        if executor is not None:
+            plan = plan.for_workers(executor_size(executor, output.workers))
         return plan, carry_out(
             plan,
             executor=executor,
@@ -147,7 +150,8 @@ def _failure_table(result: SweepResult, plan: Plan) -> list[str]:
         return []
     configs = {config.run_id: config for config in plan.runs}
     rows = [[f"failed {o.run_id}", *_point(configs[o.run_id]), o.reason] for o in failed[:FAILURES_SHOWN]]
-    lines = table(["run", "seed", "batch_size", "tau", "lr_pred", "lr_enc", "reason"], rows, left=(0, 6))
+    head = ["run", *axes().values(), "reason"]
+    lines = table(head, rows, left=(0, len(head) - 1))
     if len(failed) > FAILURES_SHOWN:
         lines.append(f"and {len(failed) - FAILURES_SHOWN} more")
     return [*lines, f"each is recorded in {plan.out_dir / FOLDER}, if the disk allows"]
@@ -156,7 +160,10 @@ def _failure_table(result: SweepResult, plan: Plan) -> list[str]:
 def _point(config: RunConfig) -> list[str]:
     """Where a run stands in its grid."""
 
-    def rate(value: float | None) -> str:
-        return "auto" if value is None else f"{value:g}"
+    def shown(name: str) -> str:
+        value = getattr(config, name)
+        if value is None:
+            return str(known(RunConfig.model_fields[name])["auto"])
+        return f"{value:g}" if isinstance(value, float) else str(value)
 
-    return [str(config.seed), str(config.batch_size), f"{config.tau:g}", rate(config.lr_pred), rate(config.lr_enc)]
+    return [shown(name) for name in axes().values()]

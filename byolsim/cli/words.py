@@ -7,25 +7,24 @@ from collections.abc import Collection, Mapping, Sequence
 import click
 
 from byolsim.config.describe import option_names
-from byolsim.config.run import RunConfig, SweepConfig
-
-REPEATED = {"where"}
-"""Text that may be given several times, each time with more that must hold."""
-
-
-def _axes() -> dict[str, tuple[str, ...]]:
-    """Axis of a grid -> the options of one run that it stands for."""
-    found = {}
-    for name, field in SweepConfig.model_fields.items():
-        of = field.json_schema_extra.get("axis_of") if isinstance(field.json_schema_extra, dict) else None
-        if of is not None:
-            found[name] = option_names(str(of), RunConfig.model_fields[str(of)])
-    return found
+from byolsim.config.fields import known, names
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 
 
-AXES: Mapping[str, tuple[str, ...]] = _axes()
+def _axis_options(axis: str) -> tuple[str, ...]:
+    of = str(known(SweepConfig.model_fields[axis])["axis_of"])
+    return option_names(of, RunConfig.model_fields[of])
+
+
+AXES: Mapping[str, tuple[str, ...]] = {axis: _axis_options(axis) for axis in names(SweepConfig, "axis_of")}
+"""Axis of a grid -> the options of one run that it stands for."""
 
 NO_AXIS = "; it is no axis of the grid, whose axes are " + ", ".join(f"--{name}" for name in AXES)
+
+
+class Repeated(click.Option):
+    """Text that may be given several times, each time with more that must hold."""
 
 
 class ListCommand(click.Command):
@@ -34,7 +33,9 @@ class ListCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Turn the values that follow a list option into repetitions of it, then parse."""
         options = {param.name: param for param in self.params if isinstance(param, click.Option) and param.name}
-        lists = {f"--{name}" for name, option in options.items() if option.multiple and name not in REPEATED}
+        lists = {
+            f"--{name}" for name, option in options.items() if option.multiple and not isinstance(option, Repeated)
+        }
         words = _repeat_lists(args, lists)
         try:
             return super().parse_args(ctx, words.copy())
@@ -51,13 +52,13 @@ class ListCommand(click.Command):
             raise click.UsageError(several, ctx) from None
 
 
-def place_of(name: str, known: Collection[str], sign: str = "--") -> str | None:
+def place_of(name: str, taken: Collection[str], sign: str = "--") -> str | None:
     """What a command has in place of an option that belongs to one run, or to a grid; None where that is not why."""
-    axis = next((axis for axis, options in AXES.items() if name in options and axis in known), None)
+    axis = next((axis for axis, options in AXES.items() if name in options and axis in taken), None)
     if axis is not None:
         about = SweepConfig.model_fields[axis].description
         return f"a grid has {sign}{axis}" + (f" ({about})" if sign else "")
-    options = [option for option in AXES.get(name, ()) if option in known]
+    options = [option for option in AXES.get(name, ()) if option in taken]
     return f"one run has {sign}{options[0]}" + ("; `byolsim sweep` computes a grid" * bool(sign)) if options else None
 
 
@@ -70,7 +71,7 @@ def _several_values(words: Sequence[str], options: Mapping[str, click.Option]) -
             values.append(word)
             continue
         if len(values) > 1 and name in options and not options[name].is_flag:
-            if name in REPEATED:
+            if isinstance(options[name], Repeated):
                 return f"--{name} takes one value, not {' '.join(values)}: put it in quotes"
             grid = name in RunConfig.model_fields and bool(set(AXES) & set(options))
             return f"--{name} takes one value, not {' '.join(values)}" + NO_AXIS * grid

@@ -8,7 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from byolsim.config.fields import hyper, known, names
 from byolsim.config.run import Frozen, LrEncMode
+
+Name = Annotated[str, Field(min_length=1)]
+
+ExecutorName = Literal["processes", "dask"]
+"""Each is a module of `byolsim.sweeps.pools`."""
 
 SHARD_ALLOWED = "I/N, whole numbers with 0 <= I < N <= 10^6"
 
@@ -40,41 +46,41 @@ def _address(text: str) -> str:
 class RunOutput(Frozen):
     """Where one run is written; never part of its identity."""
 
-    out_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
-    run_name: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        default=None, description="name of the file, in place of the automatic one"
+    out_dir: Name = hyper("runs_parquet", "folder of the Parquet files")
+    run_name: Annotated[str, Field(min_length=1, max_length=200)] | None = hyper(
+        None, "name of the file, in place of the automatic one"
     )
-    log_wandb: bool = Field(default=False, description="log to Weights & Biases once the file is safe (extra wandb)")
-    force: bool = Field(default=False, description="compute again, and replace, what is already there")
-    dry_run: bool = Field(default=False, description="say what would be done, and do nothing")
+    log_wandb: bool = hyper(False, "log to Weights & Biases once the file is safe (extra wandb)")
+    force: bool = hyper(False, "compute again, and replace, what is already there", flag=True)
+    dry_run: bool = hyper(False, "say what would be done, and do nothing", flag=True)
 
 
 class SweepOutput(Frozen):
     """Where and how a grid is computed; never part of a run's identity."""
 
-    out_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
-    workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, description="processes (all cores)")
-    shard: Annotated[str, AfterValidator(_shard_text)] | None = Field(
-        default=None,
-        description="do part I of N of the grid; the parts cost about the same, and depend on the grid alone",
-        json_schema_extra={"allowed": SHARD_ALLOWED},
+    out_dir: Name = hyper("runs_parquet", "folder of the Parquet files")
+    workers: Annotated[int, Field(ge=1, le=4096)] | None = hyper(None, "processes (all cores)")
+    shard: Annotated[str, AfterValidator(_shard_text)] | None = hyper(
+        None,
+        "do part I of N of the grid; the parts cost about the same, and depend on the grid alone",
+        set_by_all=True,
+        allowed=SHARD_ALLOWED,
     )
-    executor: Literal["processes", "dask"] = Field(
-        default="processes", description="worker processes of byolsim, or a local Dask cluster (extra dask)"
+    executor: ExecutorName = hyper("processes", "worker processes of byolsim, or a local Dask cluster (extra dask)")
+    scheduler: Annotated[str, AfterValidator(_address)] | None = hyper(
+        None,
+        "address of a running Dask scheduler to use, in place of a local cluster",
+        of_executor="dask",
+        allowed=ADDRESS_ALLOWED,
     )
-    scheduler: Annotated[str, AfterValidator(_address)] | None = Field(
-        default=None,
-        description="address of a running Dask scheduler to use, in place of a local cluster",
-        json_schema_extra={"allowed": ADDRESS_ALLOWED},
+    workers_write: bool = hyper(
+        False, "Dask's workers write the files themselves, into a folder that they share", flag=True, of_executor="dask"
     )
-    workers_write: bool = Field(
-        default=False, description="Dask's workers write the files themselves, into a folder that they share"
-    )
-    log_wandb: bool = Field(default=False, description="log to Weights & Biases once a file is safe (extra wandb)")
-    force: bool = Field(default=False, description="compute again, and replace, what is already there")
-    retry_failed: bool = Field(default=False, description="try runs again whose failure is recorded")
-    fail_fast: bool = Field(default=False, description="stop at the first run that fails, and end what is running")
-    dry_run: bool = Field(default=False, description="say what would be done and what it would cost, and do nothing")
+    log_wandb: bool = hyper(False, "log to Weights & Biases once a file is safe (extra wandb)")
+    force: bool = hyper(False, "compute again, and replace, what is already there", flag=True)
+    retry_failed: bool = hyper(False, "try runs again whose failure is recorded", flag=True)
+    fail_fast: bool = hyper(False, "stop at the first run that fails, and end what is running", flag=True)
+    dry_run: bool = hyper(False, "say what would be done and what it would cost, and do nothing", flag=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -85,58 +91,55 @@ class SweepOutput(Frozen):
 
     @model_validator(mode="after")
     def _check_executor(self) -> SweepOutput:
-        if self.executor != "dask":
-            for name in ("scheduler", "workers_write"):
-                if getattr(self, name):
-                    raise ValueError(f"{name} belongs to executor = 'dask', not to {self.executor!r}")
+        for name in names(type(self), "of_executor"):
+            owner = known(type(self).model_fields[name])["of_executor"]
+            if getattr(self, name) and self.executor != owner:
+                raise ValueError(f"{name} belongs to executor = {owner!r}, not to {self.executor!r}")
         return self
 
 
 class _Stored(Frozen):
     """Which stored runs a command looks at."""
 
-    runs_dir: str = Field(default="runs_parquet", min_length=1, description="folder of the Parquet files")
-    where: str | None = Field(
-        default=None,
-        description="which runs: comparisons of hyperparameters, status, reached (the last epoch) or metrics (in the "
-        "last row), joined by 'and' or by repeating the option",
-        json_schema_extra={"allowed": "comparisons like tau<1e-2, with < <= > >= == = !="},
+    runs_dir: Name = hyper("runs_parquet", "folder of the Parquet files", set_by_all=True)
+    where: str | None = hyper(
+        None,
+        "which runs: comparisons of hyperparameters, status, reached (the last epoch) or metrics (in the last row), "
+        "joined by 'and' or by repeating the option",
+        repeated=True,
+        set_by_all=True,
+        allowed="comparisons like tau<1e-2, with < <= > >= == = !=",
     )
 
 
 class FigsConfig(_Stored):
     """Which runs are drawn, at which epoch, and where the pictures go."""
 
-    lr_enc_mode: LrEncMode | None = Field(
-        default=None, description="which sweep to draw; needed where the folder holds several modes"
+    lr_enc_mode: LrEncMode | None = hyper(None, "which sweep to draw; needed where the folder holds several modes")
+    metric: str = hyper(
+        "W_Fro_aligned", "metric of the main heatmap; W_Fro_aligned cannot see a rotation of P, W_Fro_raw does"
     )
-    metric: str = Field(
-        default="W_Fro_aligned",
-        description="metric of the main heatmap; W_Fro_aligned cannot see a rotation of P, W_Fro_raw does",
+    enc_metric: str = hyper("BA_err_aligned", "metric of the encoder heatmap")
+    epoch: Annotated[int, Field(ge=0)] = hyper(2000, "the epoch that is drawn", set_by_all=True)
+    use_last_valid: bool = hyper(
+        False,
+        "take each run's last finite value at or before the epoch, not that row alone",
+        flag=True,
+        set_by_all=True,
     )
-    enc_metric: str = Field(default="BA_err_aligned", description="metric of the encoder heatmap")
-    epoch: Annotated[int, Field(ge=0)] = Field(default=2000, description="the epoch that is drawn")
-    use_last_valid: bool = Field(
-        default=False, description="take each run's last finite value at or before the epoch, not that row alone"
-    )
-    out: str = Field(default="figs", min_length=1, description="folder of the pictures")
+    out: Name = hyper("figs", "folder of the pictures")
 
 
 class LsConfig(_Stored):
     """Which runs are listed, and how."""
 
-    format: Literal["table", "csv", "json"] = Field(
-        default="table", description="a table, or every hyperparameter as CSV or JSON"
-    )
+    format: Literal["table", "csv", "json"] = hyper("table", "a table, or every hyperparameter as CSV or JSON")
 
 
 class ExportConfig(_Stored):
     """Which runs go to one file."""
 
-    to: str = Field(
-        default="runs.parquet",
-        min_length=1,
-        description="the file to write, outside runs_dir",
-        json_schema_extra={"allowed": "a name that ends in .parquet or .csv"},
+    to: Name = hyper(
+        "runs.parquet", "the file to write, outside runs_dir", allowed="a name that ends in .parquet or .csv"
     )
-    force: bool = Field(default=False, description="replace the file if it is there")
+    force: bool = hyper(False, "replace the file if it is there", flag=True)

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from byolsim.config.fields import known
+
 _LONGEST = 240
 """Characters of a value that an error line shows."""
 
@@ -20,8 +22,7 @@ _NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 def option_names(name: str, field: FieldInfo) -> tuple[str, ...]:
     """Names of the options or TOML keys that set a field, the usual one first; none for a field that no option sets."""
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    return tuple(str(option) for option in (extra.get("option", name), extra.get("also")) if option)
+    return tuple(str(option) for option in (known(field).get("option", name), known(field).get("also")) if option)
 
 
 def without_none(annotation: Any) -> tuple[Any, list[Any]]:
@@ -46,9 +47,8 @@ def field_type(field: FieldInfo) -> tuple[Any, list[Any]]:
 
 def allowed(field: FieldInfo) -> str:
     """What a field allows, for instance `a number >= 0 and < 1`."""
-    extra = field.json_schema_extra
-    if isinstance(extra, dict) and "allowed" in extra:
-        return str(extra["allowed"])
+    if "allowed" in known(field):
+        return str(known(field)["allowed"])
     bare, metadata = field_type(field)
     return _allowed(bare, metadata)
 

@@ -29,11 +29,15 @@ def hyper(default: Any, description: str, **known: Any) -> Any:
         * `told` : `always` or `never` in the titles of figures; where it is absent, if the value is not the default;
         * `key` : where a table of runs always has its column, the column's place among those: 1, 2, ...;
         * `auto` : the word for its null, in tables and comparisons;
+        * `schedule` : of a learning rate, the constant whose auto schedule takes its place where it is > 0;
         * `option` : the option that sets it, if that is not its own name; None where no option does;
         * `also`, `also_help` : a second option for the same number, and its help;
+        * `complement` : True where `option` is one minus the field, and `also` the field itself;
         * `flag` : True where the option takes no value;
         * `listed` : True where the option takes a list as text;
         * `repeated` : True where the option may be repeated, each time with more that must hold;
+        * `of_executor` : the `executor` that the option belongs to;
+        * `set_by_all` : True where `byolsim all` has no such option, since it knows the value;
         * `allowed` : what it allows, in words.
     """
     unknown = set(known) - _KNOWN
@@ -55,12 +59,16 @@ _KNOWN = frozenset(
         "told",
         "key",
         "auto",
+        "schedule",
         "option",
         "also",
         "also_help",
+        "complement",
         "flag",
         "listed",
         "repeated",
+        "of_executor",
+        "set_by_all",
         "allowed",
     }
 )

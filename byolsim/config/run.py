@@ -1,12 +1,12 @@
 """Every hyperparameter, declared once: type, bounds, default and help.
 
-`RunConfig` is the configuration of one run and `SweepConfig` that of a grid. Both are immutable and strict: text is
-no number, `True` is no integer, an unknown key is an error, and nothing is infinite. Command-line options, TOML keys,
-Parquet columns and `docs/options.md` are derived from these fields.
+`RunConfig` is the configuration of one run; that of a grid (`config/grid.py`) shares most fields. Both are immutable
+and strict: text is no number, `True` is no integer, an unknown key is an error, and nothing is infinite. Command-line
+options, TOML keys, Parquet columns and `docs/options.md` are derived from these fields.
 
-A configuration is resolved when it is built (SPEC 4 and 8): learning rates that the auto schedule sets are None,
-`backend` is concrete, and what has no meaning for the chosen model or sampler is None. (A torch `device` of auto
-becomes concrete when the backend first sees the configuration.)
+A configuration is resolved when it is built: learning rates that the auto schedule sets are None, `backend` is
+concrete, and what has no meaning for the chosen model or sampler is None. (A torch `device` of auto becomes concrete
+in `simulate.resolve`, which asks the backend.)
 """
 
 from __future__ import annotations
@@ -15,39 +15,29 @@ import hashlib
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from byolsim.config.fields import hyper
+from byolsim.config.fields import hyper, known, names
+from byolsim.config.parsing import parse_spectrum, tau_from_ema_m
 from byolsim.version import NUMERICS_VERSION, SCHEMA_VERSION
 
 CPU_BACKENDS = ("numba", "numpy")
 """Backends for linear models on the CPU."""
 
-
 MAX_RATE = 1e6
 MAX_ROWS = 10**8
-MAX_POINTS = 10**6
-
-
-def round12(x: float) -> float:
-    """Round to 12 significant digits, so that grid points are the decimals that a person would type."""
-    return float(f"{x:.12g}")
-
-
-def tau_from_ema_m(ema_m: Any) -> Any:
-    """EMA rate tau = 1 - m, subtracted as decimals: 0.9999 gives 1e-4, not 9.999999999998899e-05.
-
-    Anything that is no number is handed back unchanged, for the field's own check to refuse; `ValueError` for a number
-    outside 0 <= m <= 1.
-    """
-    if isinstance(ema_m, bool) or not isinstance(ema_m, (int, float, Decimal)):
-        return ema_m
-    m = Decimal(repr(ema_m)) if isinstance(ema_m, float) else Decimal(ema_m)
-    if not (m.is_finite() and 0 <= m <= 1):
-        raise ValueError(f"ema_m = {ema_m} is not allowed: must be a number >= 0 and <= 1")
-    return float(1 - m)
 
 
 def identity(values: Mapping[str, Any], schema_version: int, numerics_version: int) -> str:
@@ -59,70 +49,15 @@ def identity(values: Mapping[str, Any], schema_version: int, numerics_version: i
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _parse_spectrum(value: Any) -> Any:
-    """Canonical text of a spectrum, so that `geometric:0.10:10` and `geometric:0.1:10.0` are one configuration."""
-    if isinstance(value, (list, tuple)):
-        if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
-            raise ValueError("a list must hold numbers only")
-        value = ",".join(repr(v) for v in value)
-    if not isinstance(value, str):
-        return value
-    kind, colon, rest = (part.strip() for part in value.partition(":"))
-    arity = {"geometric": 2, "linear": 2, "flat": 1}.get(kind) if colon else None
-    if colon and arity is None:
-        raise ValueError("unknown kind of spectrum")
-    try:
-        # a list has commas, blanks or both between its numbers; an empty place in it is a mistake
-        parts = rest.split(":") if colon else [w for part in value.split(",") for w in part.split() or [""]]
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        raise ValueError("not a list of numbers") from None
-    if arity is not None and len(numbers) != arity:
-        raise ValueError(f"{kind} takes {arity} number{'s' * (arity > 1)}")
-    if not all(1e-12 <= v <= 1e12 for v in numbers):
-        raise ValueError("each number must lie between 1e-12 and 1e12")
-    if arity == 2:
-        numbers.sort()  # LO and HI in either order
-    text = [format(v, "g") if float(format(v, "g")) == v else repr(v) for v in numbers]
-    if arity is not None:
-        return ":".join([kind, *text])
-    return ",".join(t for _, t in sorted(zip(numbers, text, strict=True), reverse=True))
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _one_or_more(value: Any) -> Any:
-    """One whole number is a list of one."""
-    return (value,) if type(value) is int else _as_tuple(value)
-
-
 Rate = Annotated[float, Field(ge=0, le=MAX_RATE)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Period = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 BatchSize = Annotated[int, Field(ge=1, le=10**9)]
-Logspace = Annotated[
-    tuple[
-        Annotated[float, Field(gt=0, le=MAX_RATE)],
-        Annotated[float, Field(gt=0, le=MAX_RATE)],
-        Annotated[int, Field(ge=1, le=10_000)],
-    ],
-    BeforeValidator(_as_tuple),
-]
-TauLogspace = Annotated[
-    tuple[
-        Annotated[float, Field(gt=0, le=1)],
-        Annotated[float, Field(gt=0, le=1)],
-        Annotated[int, Field(ge=1, le=10_000)],
-    ],
-    BeforeValidator(_as_tuple),
-]
 LrEncMode = Literal["same", "ratio", "logspace", "from_tau", "auto"]
 
 
-def _momentum(of: str, default: float) -> Any:
+def momentum(of: str, default: float) -> Any:
     """The momentum fields differ between one run and a grid in their default alone."""
     text = f"heavy-ball momentum of the {of}'s optimiser; not the EMA"
     symbol = "μ_P" if of == "predictor" else "μ_B"
@@ -135,8 +70,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class _Shared(Frozen):
-    """The hyperparameters that one run and a whole grid have in common (SPEC 1 to 5)."""
+class Shared(Frozen):
+    """The hyperparameters that one run and a whole grid have in common (docs/derivation.md, sections 1 to 6)."""
 
     d_latent: Annotated[int, Field(ge=1, le=10_000)] = hyper(10, "latent dimension r", symbol="r", told="always")
     d_obs: Annotated[int, Field(ge=1, le=10**7)] = hyper(100, "observed dimension d >= r", symbol="d", told="always")
@@ -144,8 +79,8 @@ class _Shared(Frozen):
         2000, "training steps T; each uses one fresh minibatch", symbol="T", told="never"
     )
     log_every: Period = hyper(10, "epochs between logged rows; never changes the trajectory", told="never")
-    mom_pred: Momentum = _momentum("predictor", 0.95)
-    mom_enc: Momentum = _momentum("encoder", 0.95)
+    mom_pred: Momentum = momentum("predictor", 0.95)
+    mom_enc: Momentum = momentum("encoder", 0.95)
     pred_update_every: Period = hyper(1, "the predictor steps only at multiples of this")
     enc_update_every: Period = hyper(1, "the encoder steps only at multiples of this")
     sigma_n: Annotated[float, Field(ge=0, le=1e6)] = hyper(
@@ -178,7 +113,7 @@ class _Shared(Frozen):
     auto_every: Period = hyper(10, "steps between updates of H_t, a clock of its own")
     latent_spectrum: Annotated[
         str,
-        BeforeValidator(_parse_spectrum),
+        BeforeValidator(parse_spectrum),
     ] = hyper(
         "geometric:0.1:10",
         "latent variances: geometric:LO:HI, linear:LO:HI, flat:V or a list",
@@ -247,7 +182,7 @@ class _Shared(Frozen):
         return values
 
     @model_validator(mode="after")
-    def _check_shared(self) -> _Shared:
+    def _check_shared(self) -> Shared:
         if self.d_obs < self.d_latent:
             raise ValueError(f"d_obs = {self.d_obs} is less than d_latent = {self.d_latent}: must be d_obs >= d_latent")
         rows = self.epochs // self.log_every
@@ -277,7 +212,15 @@ class _Shared(Frozen):
         return self
 
 
-class RunConfig(_Shared):
+def _unless_scheduled(rate: float | None, info: ValidationInfo) -> float | None:
+    """None in place of a rate that the auto schedule replaces: it has passed its own check, and is not used."""
+    return None if info.data.get(schedules()[str(info.field_name)], 0) > 0 else rate
+
+
+ScheduledRate = Annotated[Rate | None, AfterValidator(_unless_scheduled)]
+
+
+class RunConfig(Shared):
     """The configuration of one run: all that determines its numbers, and the sweep that it belongs to.
 
     The EMA is one number, kept as its rate `tau` and given as `ema_m` = 1 - tau (or as `tau`, from Python).
@@ -291,7 +234,7 @@ class RunConfig(_Shared):
 
     seed: Seed = hyper(42, "fixes the world, the initial weights and the data stream", point=True, key=5)
     batch_size: BatchSize = hyper(64, "minibatch size n", point=True, symbol="n", title="batch size", log=True, key=1)
-    lr_pred: Rate | None = hyper(
+    lr_pred: ScheduledRate = hyper(
         1e-3,
         "predictor learning rate alpha; unused while auto_alpha_c > 0",
         per_run=True,
@@ -301,8 +244,9 @@ class RunConfig(_Shared):
         log=True,
         key=2,
         auto="auto",
+        schedule="auto_alpha_c",
     )
-    lr_enc: Rate | None = hyper(
+    lr_enc: ScheduledRate = hyper(
         1e-3,
         "encoder learning rate beta; unused while auto_beta_c > 0",
         per_run=True,
@@ -312,6 +256,7 @@ class RunConfig(_Shared):
         log=True,
         key=3,
         auto="auto",
+        schedule="auto_beta_c",
     )
     tau: Annotated[float, Field(ge=0, le=1)] = hyper(
         1e-3,
@@ -319,6 +264,7 @@ class RunConfig(_Shared):
         option="ema_m",
         also="tau",
         also_help="EMA rate tau = 1 - ema_m, in place of ema_m",
+        complement=True,
         per_run=True,
         point=True,
         symbol="τ",
@@ -342,31 +288,26 @@ class RunConfig(_Shared):
     def _resolve_run(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        optional = ("lr_pred", "lr_enc", "auto_alpha_c", "auto_beta_c", "ema_m")
-        values = {key: value for key, value in given.items() if not (key in optional and value is None)}
+        values = {key: value for key, value in given.items() if value is not None or key not in _may_be_null()}
         if "ema_m" in values:
             if "tau" in values:
                 raise ValueError("ema_m and tau are one number: give one of them")
             values["tau"] = tau_from_ema_m(values.pop("ema_m"))
-        for rate, constant in (("lr_pred", "auto_alpha_c"), ("lr_enc", "auto_beta_c")):
-            default = 0.0 if rate in values else cls.model_fields[constant].default
-            values.setdefault(constant, default)
+        for rate, constant in schedules().items():
+            values.setdefault(constant, 0.0 if rate in values else cls.model_fields[constant].default)
+            values.setdefault(rate, cls.model_fields[rate].default)
         return values
 
-    @model_validator(mode="after")
-    def _drop_unused_rates(self) -> RunConfig:
-        """A rate that the schedule replaces has passed its own check; it is no part of the configuration."""
-        for rate, constant in (("lr_pred", "auto_alpha_c"), ("lr_enc", "auto_beta_c")):
-            if getattr(self, constant) > 0:
-                self.__dict__[rate] = None
-        return self
+    @field_validator("moments_form")
+    @classmethod
+    def _choose_moments_form(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """`auto` by shape alone: the reduced form, whose cost does not grow with d, wherever it exists.
 
-    @model_validator(mode="after")
-    def _choose_moments_form(self) -> RunConfig:
-        """`auto` by shape alone: the reduced form, whose cost does not grow with d, wherever it exists."""
-        if self.moments_form == "auto":
-            self.__dict__["moments_form"] = "reduced" if self.d_obs >= 5 * self.d_latent else "direct"
-        return self
+        `info.data` holds the fields that are declared before, but for those that were refused.
+        """
+        if value != "auto" or not {"d_obs", "d_latent"} <= info.data.keys():
+            return value
+        return "reduced" if info.data["d_obs"] >= 5 * info.data["d_latent"] else "direct"
 
     @property
     def ema_m(self) -> float:
@@ -387,83 +328,25 @@ class RunConfig(_Shared):
         return json.dumps(self.model_dump(), sort_keys=True)
 
 
-class SweepConfig(_Shared):
-    """A grid of runs: seeds x batch sizes x taus x predictor rates (x encoder rates), SPEC 8."""
+@cache
+def schedules() -> Mapping[str, str]:
+    """Learning rate -> the constant of the auto schedule that takes its place where it is > 0."""
+    return {name: str(known(RunConfig.model_fields[name])["schedule"]) for name in names(RunConfig, "schedule")}
 
-    mom_pred: Momentum = _momentum("predictor", 0.9)
-    mom_enc: Momentum = _momentum("encoder", 0.9)
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = hyper(
-        (42, 43), "seeds of the grid", axis_of="seed"
-    )
-    batch_sizes: Annotated[tuple[BatchSize, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = hyper(
-        (32, 64), "minibatch sizes of the grid", axis_of="batch_size"
-    )
-    lr_pred_logspace: Logspace = hyper(
-        (1e-5, 1e-2, 4), "START STOP STEPS: predictor rates alpha, evenly spaced in log", axis_of="lr_pred"
-    )
-    tau_logspace: TauLogspace = hyper((1e-4, 1e-1, 4), "START STOP STEPS: EMA rates tau = 1 - ema_m", axis_of="tau")
-    lr_enc_mode: LrEncMode = hyper(
-        "auto",
-        "encoder rate beta: alpha itself, enc_over_pred alpha, a grid of its own, beta_from_tau_c tau, or "
-        "the auto schedule (with one more column where alpha follows it too)",
-    )
-    enc_over_pred: Rate = hyper(0.4, "beta / alpha; for lr_enc_mode ratio", used_by="ratio")
-    lr_enc_logspace: Logspace = hyper(
-        (1e-5, 1e-2, 6),
-        "START STOP STEPS: encoder rates beta; for lr_enc_mode logspace",
-        axis_of="lr_enc",
-        used_by="logspace",
-    )
-    beta_from_tau_c: Rate = hyper(0.4, "beta / tau; for lr_enc_mode from_tau", used_by="from_tau")
 
-    @model_validator(mode="after")
-    def _check_grid(self) -> SweepConfig:
-        for name in ("seeds", "batch_sizes"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name} = {' '.join(map(str, values))} names a value twice")
-        points = len(self.seeds) * len(self.batch_sizes) * self.tau_logspace[2] * self.lr_pred_logspace[2]
-        points *= self.lr_enc_logspace[2] if self.lr_enc_mode == "logspace" else 1
-        if points > MAX_POINTS:
-            raise ValueError(f"the grid has {points} points: must be at most {MAX_POINTS}")
-        largest = self.enc_over_pred * max(self.lr_pred_logspace[:2])
-        if self.lr_enc_mode == "ratio" and largest > MAX_RATE:
-            raise ValueError(
-                f"enc_over_pred = {self.enc_over_pred} makes beta up to {largest}: must be <= {MAX_RATE:.0f}"
-            )
-        if self.lr_enc_mode == "auto" and self.auto_beta_c == 0:
-            raise ValueError("auto_beta_c = 0 with lr_enc_mode = 'auto': must be > 0, the encoder follows the schedule")
-        return self
+@cache
+def _may_be_null() -> frozenset[str]:
+    """What may be given as None, which says nothing."""
+    return frozenset({*schedules(), *schedules().values(), "ema_m"})
 
 
 def schedule_notes(given: Mapping[str, Any]) -> list[str]:
-    """One line for each learning rate that was given but that the auto schedule, given too, replaces (SPEC 4)."""
+    """One line for each learning rate that was given but that the auto schedule, given too, replaces."""
     notes = []
-    for rate, constant in (("lr_pred", "auto_alpha_c"), ("lr_enc", "auto_beta_c")):
+    for rate, constant in schedules().items():
         if given.get(rate) is not None and given.get(constant):
             notes.append(
                 f"{rate} = {given[rate]:g} is not used: {constant} = {given[constant]:g} makes the rate follow the "
                 f"auto schedule ({constant} = 0 turns it off)"
             )
-    return notes
-
-
-def sweep_notes(given: Mapping[str, Any], config: SweepConfig) -> list[str]:
-    """One line for each option, or end of a range, that was given but is not used."""
-    used_by = {
-        "enc_over_pred": "ratio",
-        "lr_enc_logspace": "logspace",
-        "beta_from_tau_c": "from_tau",
-        "auto_alpha_c": "auto",
-        "auto_beta_c": "auto",
-    }
-    notes = [
-        f"{name} is not used: it belongs to lr_enc_mode = {mode!r}, not {config.lr_enc_mode!r}"
-        for name, mode in used_by.items()
-        if given.get(name) is not None and config.lr_enc_mode != mode
-    ]
-    for name in ("tau_logspace", "lr_pred_logspace", "lr_enc_logspace"):
-        start, stop, steps = getattr(config, name)
-        if given.get(name) is not None and steps == 1 and start != stop:
-            notes.append(f"{name} = {start:g} {stop:g} 1 is START alone: STOP = {stop:g} is not used with STEPS = 1")
     return notes

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from byolsim.config.commands import ExportConfig
 from byolsim.errors import UserError
 from byolsim.machine.temporary import clear_leftovers
+from byolsim.machine.whole import whole_file
 from byolsim.store.columns import places, schema
-from byolsim.store.files import exists, whole_file
+from byolsim.store.files import exists
 from byolsim.store.folder import each_run
 from byolsim.store.listing import run_facts
 from byolsim.store.runfile import RunsWriter

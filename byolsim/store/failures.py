@@ -16,8 +16,8 @@ from typing import Any
 
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError, printable
+from byolsim.machine.whole import write_whole
 from byolsim.store.details import LONGEST, first_line, parse_json, stored_config
-from byolsim.store.files import write_whole
 
 FOLDER = "_failed"
 SUFFIX = ".failed.json"

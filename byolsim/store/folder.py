@@ -14,7 +14,8 @@ import pyarrow as pa
 from byolsim.errors import UserError, printable
 from byolsim.store.columns import schema
 from byolsim.store.details import RunInfo
-from byolsim.store.files import SUFFIX, each_table
+from byolsim.store.files import each_table
+from byolsim.store.names import SUFFIX
 
 T = TypeVar("T")
 

@@ -70,7 +70,7 @@ class Dispatch:
 
     @contextlib.contextmanager
     def _claiming(self) -> Iterator[Claims | None]:
-        if self.writer.force:
+        if self.writer.force or not self.writer.shared:
             yield None
             return
         with Claims(self.writer.out_dir) as claims:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from byolsim.backends.base import GroupTooLarge, group_operations
 from byolsim.config.run import RunConfig
+from byolsim.machine.cores import available_cores
 from byolsim.model.rows import ROW_BYTES, logged_rows
-from byolsim.simulate import group_key, simulate_runs, warm_up
+from byolsim.simulate import group_key, simulate_group, warm_up
 from byolsim.store.columns import encode
 from byolsim.sweeps.plan import Plan
-from byolsim.sweeps.pools.base import available_cores
 
 BUDGET_S = 1.5
 """Seconds of timing in all, shared by the kinds of groups."""
@@ -100,7 +100,7 @@ def time_group(group: Sequence[RunConfig], budget_s: float) -> Trial:
     while True:
         begin = time.perf_counter()
         try:
-            records = simulate_runs([run.model_copy(update={"epochs": epochs}) for run in group])
+            records = simulate_group([run.model_copy(update={"epochs": epochs}) for run in group], lambda epochs: None)
         except GroupTooLarge:
             if len(group) == 1:
                 raise

@@ -1,134 +1,23 @@
-"""A sweep's configuration -> the configurations of its runs, and the groups that are trained together."""
+"""The runs of a grid -> the groups that are trained together, their cost, and the shards of a sweep."""
 
 from __future__ import annotations
 
 import heapq
 import math
 import random
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import overload
 
-import numpy as np
-
 from byolsim.backends.base import RUNS_PER_GROUP, group_operations
-from byolsim.config.run import RunConfig, SweepConfig, round12
+from byolsim.config.grid import Runs
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.simulate import group_key
 
 MAX_SHARDS = 10**6
 BALANCE = 1.1
 """How much more than the mean the costliest shard may cost before groups are cut."""
-
-
-def logspace(start: float, stop: float, steps: int) -> list[float]:
-    """`steps` values from start to stop, evenly spaced in log, rounded to 12 significant digits (1e-05 is 1e-05)."""
-    return [round12(float(value)) for value in np.geomspace(start, stop, steps)]
-
-
-class Runs(Sequence[RunConfig]):
-    """Runs of a grid, in its order, each built when it is asked for: a million configurations take 3 GB.
-
-    Attributes
-    ----------
-    make : the run of an index of the whole grid.
-    per_stream : points of the grid that share a seed and a batch size, so a stream: they stand one after another.
-    indices : of these runs in the whole grid.
-    """
-
-    def __init__(self, make: Callable[[int], RunConfig], per_stream: int, indices: Sequence[int]) -> None:
-        self.make, self.per_stream, self.indices = make, per_stream, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @overload
-    def __getitem__(self, key: int) -> RunConfig: ...
-    @overload
-    def __getitem__(self, key: slice) -> Runs: ...
-    def __getitem__(self, key: int | slice) -> RunConfig | Runs:
-        """A run, or some of the runs."""
-        if isinstance(key, slice):
-            return Runs(self.make, self.per_stream, self.indices[key])
-        return self.make(self.indices[key])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def chosen(self, indices: Iterable[int]) -> Runs:
-        """Runs of the same grid by their indices in it."""
-        return Runs(self.make, self.per_stream, array("q", indices))
-
-    def streams(self) -> list[Sequence[RunConfig]]:
-        """The runs that share a stream, for each stream."""
-        bounds = [0]
-        while bounds[-1] < len(self):
-            end = (self.indices[bounds[-1]] // self.per_stream + 1) * self.per_stream
-            bounds.append(bisect_left(self.indices, end, lo=bounds[-1]))
-        return [self[a:b] for a, b in pairwise(bounds)]
-
-
-def grid_of(sweep: SweepConfig, resolve: Callable[[RunConfig], RunConfig] = lambda config: config) -> Runs:
-    """The runs of a grid: seeds x batch sizes x taus x rates, in that order, each once.
-
-    Mode `auto` has beta from the schedule, and per tau one more run whose alpha follows it too where
-    `auto_alpha_c` > 0. The other modes use no schedule. `resolve` is a backend's, applied to each run.
-    """
-    shared = {name: value for name, value in sweep.model_dump().items() if name in RunConfig.model_fields}
-    taus = list(dict.fromkeys(logspace(*sweep.tau_logspace)))
-    sizes, rates = sweep.batch_sizes, _Rates(sweep)
-
-    @lru_cache(maxsize=1024)  # the first run of a group is asked for again and again
-    def make(index: int) -> RunConfig:
-        rest, rate = divmod(index, len(rates))
-        rest, t = divmod(rest, len(taus))
-        seed, n = divmod(rest, len(sizes))
-        point = {"seed": sweep.seeds[seed], "batch_size": sizes[n], "tau": taus[t]}
-        return resolve(RunConfig(**(shared | point | rates.at(rate, taus[t]))))
-
-    per_stream = len(taus) * len(rates)
-    return Runs(make, per_stream, range(len(sweep.seeds) * len(sizes) * per_stream))
-
-
-class _Rates:
-    """The rates of a grid at one tau, each pair once."""
-
-    def __init__(self, sweep: SweepConfig) -> None:
-        self.sweep = sweep
-        self.alphas = list(dict.fromkeys(logspace(*sweep.lr_pred_logspace)))
-        self.betas = list(dict.fromkeys(logspace(*sweep.lr_enc_logspace))) if sweep.lr_enc_mode == "logspace" else [0.0]
-
-    def __len__(self) -> int:
-        scheduled = self.sweep.lr_enc_mode == "auto" and self.sweep.auto_alpha_c > 0
-        return len(self.alphas) * len(self.betas) + scheduled
-
-    def at(self, index: int, tau: float) -> dict[str, float]:
-        """What a point says of its rates; nothing where both follow the schedule."""
-        mode = self.sweep.lr_enc_mode
-        alpha_index, beta_index = divmod(index, len(self.betas))
-        if alpha_index == len(self.alphas):
-            return {}
-        alpha = self.alphas[alpha_index]
-        fixed = {"lr_pred": alpha, "auto_alpha_c": 0.0}
-        if mode == "auto":
-            return fixed
-        beta = {
-            "same": alpha,
-            "ratio": round12(self.sweep.enc_over_pred * alpha),
-            "from_tau": round12(self.sweep.beta_from_tau_c * tau),
-            "logspace": self.betas[beta_index],
-        }[mode]
-        return fixed | {"lr_enc": beta, "auto_beta_c": 0.0}
-
-
-def expand(sweep: SweepConfig) -> list[RunConfig]:
-    """The runs of a grid, as a list."""
-    return list(grid_of(sweep))
 
 
 def joined(groups: Sequence[Sequence[RunConfig]]) -> Sequence[RunConfig]:

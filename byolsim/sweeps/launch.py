@@ -9,22 +9,21 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from byolsim.backends import get_backend
-from byolsim.backends.base import GroupTooLarge
-from byolsim.config.run import RunConfig, SweepConfig
-from byolsim.errors import UserError
-from byolsim.machine.temporary import clear_leftovers, temporary_path
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
+from byolsim.machine.temporary import clear_leftovers
 from byolsim.machine.threads import one_blas_thread
-from byolsim.model.rows import check_rows
+from byolsim.machine.whole import check_writable
 from byolsim.record import RunRecord
-from byolsim.simulate import simulate_runs, warm_up
-from byolsim.store.failures import FOLDER, clear_failure
-from byolsim.store.files import check_place, exists, is_complete, run_path, save
-from byolsim.store.tracking import log_run
+from byolsim.simulate import warm_up
+from byolsim.store.failures import FOLDER
+from byolsim.store.names import run_path
 from byolsim.sweeps.dispatch import Dispatch
-from byolsim.sweeps.outcome import Outcome, Progress, Writer, unfailing
-from byolsim.sweeps.plan import Plan, check_workers, plan_sweep
-from byolsim.sweeps.pools.base import Here, Pool, Through, executor_size
+from byolsim.sweeps.outcome import Outcome, Progress, Single, Writer, unfailing
+from byolsim.sweeps.plan import Plan, check_workers, plan_run, plan_sweep
+from byolsim.sweeps.pools.base import Pool
+from byolsim.sweeps.pools.catalogue import executor_size, pool_class
+from byolsim.sweeps.pools.here import Here
 from byolsim.sweeps.pools.processes import Processes
 
 
@@ -57,21 +56,12 @@ def run(
     UserError
         If the configuration cannot be run, the folder cannot be written, or a file of another run has the name.
     """
-    config = get_backend(config.backend).resolve(config)
-    path, there = _target(config, out_dir, run_name, force)
-    if there:
-        return path, None
-    check_rows([config])
-    check_writable(out_dir)
-    try:
-        (record,) = simulate_runs([config], unfailing(progress))
-    except GroupTooLarge as error:
-        raise UserError(f"{error}: lower batch_size, d_obs or hidden") from error
-    save(record, path)
-    clear_failure(out_dir, config)
-    if log_wandb:
-        log_run(record, out_dir)
-    return path, record
+    writer = Single(Path(out_dir), force, log_wandb, run_name)
+    plan = plan_run(config, writer)
+    if not plan.todo:
+        return writer.path(plan.runs[0]), None
+    (outcome,) = _carry_out(plan, writer, lambda: Here(writer), progress).outcomes
+    return outcome.path, outcome.record
 
 
 def sweep(
@@ -133,16 +123,30 @@ def carry_out(
     progress: Progress = lambda run_steps: None,
 ) -> SweepResult:
     """Do what was planned; as `sweep`, with `limit` for the groups that an executor is given at a time."""
+    writer = Writer(plan.out_dir.absolute() if workers_write else plan.out_dir, plan.force, log_wandb)
+
+    def pool() -> Pool:
+        if executor is not None:
+            return pool_class(executor)(executor, limit, writer, workers_write)
+        return Processes(plan.workers, writer) if plan.workers > 1 else Here(writer)
+
+    return _carry_out(plan, writer, pool, progress, fail_fast)
+
+
+def _carry_out(
+    plan: Plan, writer: Writer, pool_of: Callable[[], Pool], progress: Progress, fail_fast: bool = False
+) -> SweepResult:
+    """Do what was planned, in a pool that is made once the folder is known to take files and all is compiled."""
     start = time.perf_counter()
     outcomes = _known(plan)
     if not plan.todo:
         return SweepResult(outcomes, time.perf_counter() - start)
     check_writable(plan.out_dir)
+    clear_all_leftovers(plan.out_dir)
     for group in plan.todo:
         warm_up(group[0])
-    writer = Writer(plan.out_dir.absolute() if workers_write else plan.out_dir, plan.force, log_wandb)
     try:
-        with one_blas_thread(), _pool(plan, writer, executor, limit, workers_write) as pool:
+        with one_blas_thread(), pool_of() as pool:
             dispatch = Dispatch(pool, writer, fail_fast, unfailing(progress))
             dispatch.run(plan.todo)
     finally:
@@ -153,12 +157,6 @@ def carry_out(
         left = [run for group in plan.todo for run in group if run.run_id not in ended]
         outcomes += [Outcome(run.run_id, writer.path(run), "left") for run in left]
     return SweepResult(outcomes, time.perf_counter() - start, dispatch.stopped)
-
-
-def _pool(plan: Plan, writer: Writer, executor: Executor | None, limit: int | None, workers_write: bool) -> Pool:
-    if executor is not None:
-        return Through(executor, limit, writer, workers_write)
-    return Processes(plan.workers, writer) if plan.workers > 1 else Here(writer)
 
 
 def _still_there(outcomes: Sequence[Outcome], out_dir: Path) -> list[Outcome]:
@@ -191,39 +189,12 @@ def _known(plan: Plan) -> list[Outcome]:
 
 def describe_run(config: RunConfig, out_dir: str | Path, *, run_name: str | None = None, force: bool = False) -> str:
     """What `run` would do, without doing it."""
-    config = get_backend(config.backend).resolve(config)
-    path, there = _target(config, out_dir, run_name, force)
-    if there:
+    writer = Single(Path(out_dir), force, run_name=run_name)
+    plan = plan_run(config, writer)
+    config, path = plan.runs[0], writer.path(plan.runs[0])
+    if not plan.todo:
         return f"{path} is there already: nothing to compute"
-    check_rows([config])
     return f"would write {path}: {config.epochs:,} epochs on {config.backend}/{config.device}, run id {config.run_id}"
-
-
-def _target(config: RunConfig, out_dir: str | Path, run_name: str | None, force: bool) -> tuple[Path, bool]:
-    """The file of a run, and whether it is there and need not be computed."""
-    path = run_path(out_dir, config, run_name)
-    if force or not exists(path):
-        return path, False
-    if is_complete(path, config):
-        return path, True
-    if run_name is not None:
-        raise UserError(f"{path} is there and is another run's: choose another run_name, or --force to replace it")
-    check_place(path, config)
-    return path, False
-
-
-def check_writable(out_dir: str | Path, option: str = "out_dir") -> None:
-    """Make the folder and prove that a file can be made in it, before hours are spent; `UserError` if not."""
-    folder = Path(out_dir)
-    probe = temporary_path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-        clear_all_leftovers(folder)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{option} {str(out_dir)!r} cannot be written: {why}") from error
 
 
 def clear_all_leftovers(out_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep is about to do: its runs, those that are missing, the groups they are cut into. Nothing is written."""
+"""What a run or a sweep is about to do: its runs, what is missing, the groups it is cut into. Nothing is written."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from byolsim.backends import get_backend
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import Runs, SweepConfig, grid_of
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
+from byolsim.machine.cores import available_cores
 from byolsim.model import rows
+from byolsim.simulate import resolve
 from byolsim.store.failures import lasting_failures
-from byolsim.store.files import SUFFIX, is_complete, run_path
-from byolsim.sweeps.grid import Runs, estimated_cost, grid_of, joined, shard_of, tasks
-from byolsim.sweeps.pools.base import available_cores
+from byolsim.store.files import is_complete
+from byolsim.store.names import SUFFIX
+from byolsim.sweeps.grid import estimated_cost, joined, shard_of, tasks
+from byolsim.sweeps.outcome import Single, Writer
 
 MAX_WORKERS = 4096
 WORTH_PROCESSES = 4e10
@@ -27,7 +31,7 @@ class Plan:
 
     Attributes
     ----------
-    config : the grid.
+    config : the grid, or the one run.
     runs : all runs of the grid, or of the shard.
     todo : the groups of runs to compute, in the order of execution.
     failed : run id -> reason of the runs that failed before and are not tried again.
@@ -36,7 +40,7 @@ class Plan:
     """
 
     out_dir: Path
-    config: SweepConfig
+    config: SweepConfig | RunConfig
     runs: Sequence[RunConfig]
     todo: Sequence[Sequence[RunConfig]]
     failed: Mapping[str, str]
@@ -71,14 +75,33 @@ def plan_sweep(
         If a backend cannot run a configuration, the shard is none, or the number of workers.
     """
     check_workers(workers)
-    backend = get_backend(config.backend)
-    runs = grid_of(config, backend.resolve)
+    runs = grid_of(config, resolve)
     for group in runs.streams():
         _ = group[0]  # what the backend cannot run is refused here; it depends on the stream alone
     if shard is not None:
         runs = shard_of(runs, *shard)
-    missing = runs if force else _missing(runs, Path(out_dir))
     failures = {} if force or retry_failed else lasting_failures(out_dir)
+    return _plan(config, runs, Writer(Path(out_dir), force), failures, workers)
+
+
+def plan_run(config: RunConfig, writer: Single) -> Plan:
+    """What `run` would do: a grid of one run.
+
+    Raises
+    ------
+    UserError
+        If the backend cannot run it, or a file of another run stands in its place.
+    """
+    plan = _plan(config, Runs.of(resolve(config)), writer, {}, 1)
+    for (run,) in plan.todo:
+        writer.check_place(run)
+    return plan
+
+
+def _plan(
+    config: SweepConfig | RunConfig, runs: Runs, writer: Writer, failures: Mapping[str, str], workers: int | None
+) -> Plan:
+    missing = runs if writer.force else _missing(runs, writer)
     failed = {run.run_id: failures[run.run_id] for run in missing if run.run_id in failures} if failures else {}
     pending = _those(missing, lambda run: run.run_id not in failed) if failed else missing
     # One process feeds a GPU: a group there is as large as its memory allows.
@@ -87,7 +110,7 @@ def plan_sweep(
     todo = _groups(pending, count)
     if todo:
         rows.check_rows(max(todo, key=len), min(count, len(todo)))
-    return Plan(Path(out_dir), config, runs, todo, failed, min(count, len(todo)), force)
+    return Plan(writer.out_dir, config, runs, todo, failed, min(count, len(todo)), writer.force)
 
 
 def check_workers(workers: int | None) -> None:
@@ -96,17 +119,17 @@ def check_workers(workers: int | None) -> None:
         raise UserError(f"workers = {workers!r} is not allowed: must be a whole number >= 1 and <= {MAX_WORKERS}")
 
 
-def _missing(runs: Runs, out_dir: Path) -> Runs:
+def _missing(runs: Runs, writer: Writer) -> Runs:
     """The runs whose complete file is not there; the folder is listed once, and only what it has is opened."""
     try:
-        names = {entry.name for entry in os.scandir(out_dir) if entry.name.endswith(SUFFIX)}
+        names = {entry.name for entry in os.scandir(writer.out_dir) if entry.name.endswith(SUFFIX)}
     except OSError:
         names = set()
     if not names:
         return runs
 
     def is_missing(run: RunConfig) -> bool:
-        path = run_path(out_dir, run)
+        path = writer.path(run)
         return path.name not in names or not is_complete(path, run)
 
     return _those(runs, is_missing)

@@ -12,7 +12,8 @@ import pytest
 from cases import byolsim, four_runs, store_made_up
 
 from byolsim.cli.options import fields_by_option
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.store.folder import read_folder
 
 TINY = "--d_latent 2 --d_obs 4 --latent_spectrum flat:1 --epochs 8 --log_every 4"
@@ -50,7 +51,7 @@ def refused(line: str) -> str:
 @pytest.mark.parametrize("after", ["", "--seed 3"])
 def test_log_wandb_alone_means_true(monkeypatch, words, logged, after):
     records = []
-    monkeypatch.setattr("byolsim.sweeps.launch.log_run", lambda record, out_dir: records.append(record))
+    monkeypatch.setattr("byolsim.sweeps.outcome.log_run", lambda record, out_dir: records.append(record))
     assert byolsim(f"run {TINY} {words} {after}")[0] == 0
     assert len(records) == logged
     assert len(stored()) == 1

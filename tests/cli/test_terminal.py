@@ -15,13 +15,12 @@ import pytest
 from cases import byolsim
 
 from byolsim.cli import main, options
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig, expand
 from byolsim.machine import kernel_cache
 from byolsim.machine.interrupts import deferred_interrupt
 from byolsim.store.files import read_info
 from byolsim.sweeps import launch
 from byolsim.sweeps import outcome as work
-from byolsim.sweeps.grid import expand
 from byolsim.sweeps.plan import plan_sweep
 from byolsim.sweeps.pools import processes
 

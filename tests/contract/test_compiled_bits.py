@@ -18,7 +18,8 @@ import pytest
 from cases import one_run
 
 import byolsim.backends.numba as backend
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.store.files import read_columns
 from byolsim.sweeps.launch import sweep
 

@@ -22,7 +22,8 @@ from byolsim.backends import get_backend
 from byolsim.backends.base import ABILITIES, OPTIONS
 from byolsim.backends.plain.backend import rules_of, start_of
 from byolsim.backends.plain.samplers import sampler_class
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model import samplers
 from byolsim.model.metrics import METRICS

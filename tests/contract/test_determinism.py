@@ -13,10 +13,12 @@ import pytest
 from cases import BACKENDS, one_run, small
 from threadpoolctl import threadpool_info
 
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MinibatchKey, keyed_seed, minibatch_blocks
 from byolsim.simulate import simulate_runs
-from byolsim.store.files import read_columns, schema
+from byolsim.store.columns import schema
+from byolsim.store.files import read_columns
 from byolsim.sweeps.launch import sweep
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)

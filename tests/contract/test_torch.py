@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import GroupTooLarge
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig, expand
+from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
 from byolsim.errors import UserError
 from byolsim.model import gradients
@@ -22,7 +23,7 @@ from byolsim.model.metrics import METRICS, OF_LINEAR_P
 from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
 from byolsim.sweeps import outcome as work
-from byolsim.sweeps.grid import expand, tasks
+from byolsim.sweeps.grid import tasks
 
 pytestmark = [pytest.mark.torch, pytest.mark.skipif(not HAS_TORCH, reason="no torch")]
 if HAS_TORCH:

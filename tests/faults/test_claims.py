@@ -9,12 +9,11 @@ import threading
 
 import pytest
 
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig, expand
 from byolsim.simulate import warm_up
 from byolsim.sweeps import claims, launch
 from byolsim.sweeps import outcome as work
 from byolsim.sweeps.claims import Claims
-from byolsim.sweeps.grid import expand
 from byolsim.sweeps.plan import plan_sweep
 
 
@@ -28,13 +27,13 @@ def config():
 def computed(monkeypatch):
     """Ids of the runs that are computed in this process, each as often as it is."""
     ids = []
-    simulate = work.simulate_runs
+    simulate = work.simulate_group
 
     def counting(group, progress):
         ids.extend(config.run_id for config in group)
         return simulate(group, progress)
 
-    monkeypatch.setattr(work, "simulate_runs", counting)
+    monkeypatch.setattr(work, "simulate_group", counting)
     return ids
 
 

@@ -15,11 +15,10 @@ import pytest
 from sweeps import DEADLINE_S, LONG, contents, cpu_seconds, ended, files, grid, session, start, until, workers_of
 
 from byolsim.cli import main
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig
 from byolsim.sweeps import launch
-from byolsim.sweeps.pools import base as pools
 from byolsim.sweeps.pools import dask as cluster
-from byolsim.sweeps.pools.base import executor_size
+from byolsim.sweeps.pools.catalogue import executor_size
 
 HAS_DASK = importlib.util.find_spec("distributed") is not None
 
@@ -166,7 +165,7 @@ class Frozen(Executor):
 
 def test_a_scheduler_that_falls_silent_ends_the_sweep(tmp_path, monkeypatch):
     """The one group in hand, of 20 runs, is given up; nothing is recorded that would not be tried again."""
-    monkeypatch.setattr(pools, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(cluster, "ASK_EVERY_S", 0.0)
     config, executor = SweepConfig(epochs=2), Frozen()
     result = launch.sweep(config, tmp_path, executor=executor)
     assert result.stopped == "the scheduler has given no sign of life for 60 seconds; what is stored is kept"

@@ -7,18 +7,22 @@ import os
 import signal
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 from cases import small
 
-from byolsim.config.run import SweepConfig
+from byolsim.config.commands import ExecutorName
+from byolsim.config.grid import SweepConfig, expand
 from byolsim.errors import UserError
 from byolsim.machine import code as versions
+from byolsim.store.columns import schema
 from byolsim.store.failures import failure_path
-from byolsim.store.files import read_columns, read_info, schema
+from byolsim.store.files import read_columns, read_info
 from byolsim.sweeps import launch
-from byolsim.sweeps.grid import expand
+from byolsim.sweeps.pools.base import Choice
+from byolsim.sweeps.pools.catalogue import choice_of
 
 GRID: dict[str, Any] = {
     "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 8, "log_every": 4, "seeds": (1, 2, 3),
@@ -171,6 +175,14 @@ class KilledWorker(ValueError):
     """As dask names it."""
 
 
+class LikeDask(Serial):
+    """With the client by which Dask's executors are known, and two workers."""
+
+    _client = SimpleNamespace(
+        sync=lambda question, callback_timeout: question(), scheduler=SimpleNamespace(ncores=lambda: "ab")
+    )
+
+
 def test_the_guilty_run_is_found_by_halves_and_recorded(config, reference, tmp_path):
     """Whatever group holds the guilty run, its worker is killed; all other runs are computed."""
     guilty = expand(config)[7]
@@ -181,7 +193,7 @@ def test_the_guilty_run_is_found_by_halves_and_recorded(config, reference, tmp_p
             deaths.append(len(group))
             raise KilledWorker
 
-    result = launch.sweep(config, tmp_path, executor=Serial(kill))
+    result = launch.sweep(config, tmp_path, executor=LikeDask(kill))
     assert deaths == [6, 3, 2, 1] or deaths == [6, 3, 1], "halves, each time"
     (failed,) = [outcome for outcome in result.outcomes if outcome.status == "failed"]
     assert (failed.run_id, result.count("completed")) == (guilty.run_id, 35)
@@ -248,3 +260,8 @@ def test_no_more_groups_at_a_time_than_workers(config, tmp_path):
     with Counting(2) as executor:
         assert launch.sweep(config, tmp_path, executor=executor).count("completed") == 36
     assert Counting.most == 2
+
+
+@pytest.mark.parametrize("name", get_args(ExecutorName))
+def test_each_word_of_the_option_has_a_home(name):
+    assert isinstance(choice_of(name), Choice)

@@ -26,9 +26,9 @@ from sweeps import (
     workers_of,
 )
 
+from byolsim.config.grid import expand
 from byolsim.store.files import read_info
 from byolsim.sweeps import launch
-from byolsim.sweeps.grid import expand
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and limits")
 

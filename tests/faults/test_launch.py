@@ -19,15 +19,16 @@ from cases import small
 from byolsim import simulate
 from byolsim.cli import progress
 from byolsim.cli.progress import PlainLines
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig, expand
+from byolsim.config.run import RunConfig
 from byolsim.errors import DiskFull, UserError
 from byolsim.machine.doing import doing, now
 from byolsim.machine.temporary import clear_leftovers, temporary_path
 from byolsim.store.failures import clear_failure, failure_path
-from byolsim.store.files import is_complete, run_path
+from byolsim.store.files import is_complete
+from byolsim.store.names import run_path
 from byolsim.sweeps import dispatch, grid, launch, plan
 from byolsim.sweeps import outcome as work
-from byolsim.sweeps.grid import expand
 from byolsim.sweeps.meter import Meter
 from byolsim.sweeps.pools import processes
 
@@ -68,14 +69,14 @@ def test_a_larger_grid_reuses_the_smaller_one(config, tmp_path):
 
 
 def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, monkeypatch):
-    simulate = work.simulate_runs
+    simulate = work.simulate_group
 
     def fails_for_seed_1(group, progress):
         if group[0].seed == 1:
             raise ArithmeticError("what nobody foresaw")
         return simulate(group, progress)
 
-    monkeypatch.setattr(work, "simulate_runs", fails_for_seed_1)
+    monkeypatch.setattr(work, "simulate_group", fails_for_seed_1)
     result = launch.sweep(config, tmp_path, workers=1)
     assert (result.count("completed"), result.count("failed")) == (6, 6)
     failed = [run for run in expand(config) if run.seed == 1]
@@ -84,7 +85,7 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
         assert record["run_id"] == run.run_id
         assert record["reason"] == "ArithmeticError: what nobody foresaw"
         assert RunConfig(**record["config"]) == run
-    monkeypatch.setattr(work, "simulate_runs", simulate)
+    monkeypatch.setattr(work, "simulate_group", simulate)
     again = launch.sweep(config, tmp_path, workers=1)
     assert (again.count("skipped"), again.count("failed")) == (6, 6), "what failed is reported, and not tried again"
     assert {outcome.reason for outcome in again.outcomes if outcome.status == "failed"} == {record["reason"]}
@@ -97,7 +98,7 @@ def test_a_want_of_memory_is_no_fault_of_the_run(config, tmp_path, monkeypatch):
         raise MemoryError("Unable to allocate 1 TiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "simulate_runs", full)
+        patch.setattr(work, "simulate_group", full)
         assert launch.sweep(config, tmp_path, workers=1).count("failed") == 12
     assert launch.sweep(config, tmp_path, workers=1).count("completed") == 12, "all are tried again"
 
@@ -172,7 +173,7 @@ def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monk
 
 def test_a_folder_that_takes_no_files_any_more_stops_the_sweep(config, tmp_path, monkeypatch):
     unwritable(config, monkeypatch, UserError("cannot write x: Read-only file system"))
-    monkeypatch.setattr(work, "temporary_path", lambda folder: folder / "gone" / "x.tmp")
+    monkeypatch.setattr(work, "probe", lambda folder: (folder / "gone" / "x.tmp").touch())
     monkeypatch.setattr(plan, "tasks", lambda runs, workers, limit: grid._groups(runs))  # the group of the run first
     result = launch.sweep(config, tmp_path, workers=1)
     assert result.stopped == "cannot write x: Read-only file system"

@@ -11,9 +11,10 @@ import pytest
 from cases import byolsim, one_run, small
 from sweeps import grid
 
+from byolsim.config.grid import expand
 from byolsim.config.run import RunConfig
-from byolsim.store.files import is_complete, run_path, save
-from byolsim.sweeps.grid import expand
+from byolsim.store.files import is_complete, save
+from byolsim.store.names import run_path
 from byolsim.sweeps.launch import run, sweep
 from byolsim.sweeps.outcome import Writer
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig, expand
 from byolsim.errors import UserError
 from byolsim.simulate import group_key
 from byolsim.sweeps import grid
-from byolsim.sweeps.grid import estimated_cost, expand, shard_of
+from byolsim.sweeps.grid import estimated_cost, shard_of
 from byolsim.sweeps.launch import sweep
 from byolsim.sweeps.plan import plan_sweep
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from byolsim import load_runs
 from byolsim.cli.options import fields_by_option
 from byolsim.config.commands import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
-from byolsim.store.files import run_path
+from byolsim.store.names import run_path
 
 TINY = ["--d_latent", "1", "--d_obs", "1", "--latent_spectrum", "flat:1", "--epochs", "1", "--batch_size", "1"]
 MODELS: dict[str, tuple[Any, ...]] = {

@@ -24,7 +24,8 @@ from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model.metrics import METRICS
 from byolsim.store.columns import schema
-from byolsim.store.files import is_complete, read_columns, read_info, run_path, save
+from byolsim.store.files import is_complete, read_columns, read_info, save
+from byolsim.store.names import run_path
 
 STORED = Path(__file__).parents[1] / "data" / "numerics_2"
 """One run of each sampler, and one of an MLP that diverged, as numerics version 2 wrote them."""

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig, expand
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
 from byolsim.model import gradients
 from byolsim.model.encoder import initial_weights
 from byolsim.model.world import World
-from byolsim.sweeps.grid import expand
 
 PROGRAMS = Path(__file__).resolve().parents[2] / "benchmarks"
 

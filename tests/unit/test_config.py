@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from byolsim.config import run as config_module
 from byolsim.config.commands import FigsConfig, RunOutput, SweepOutput
 from byolsim.config.describe import first_error
-from byolsim.config.run import RunConfig, SweepConfig, tau_from_ema_m
-from byolsim.sweeps.grid import expand, logspace, tasks
+from byolsim.config.grid import SweepConfig, expand, logspace
+from byolsim.config.parsing import tau_from_ema_m
+from byolsim.config.run import RunConfig
+from byolsim.sweeps.grid import tasks
 
 MODELS = (RunConfig, SweepConfig, RunOutput, SweepOutput, FigsConfig)
 

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from cases import one_run, small
 
-from byolsim.config.run import SweepConfig
+from byolsim.config.grid import SweepConfig, expand
 from byolsim.model.rows import logged_rows as rows
-from byolsim.store.files import encode
+from byolsim.store.columns import encode
 from byolsim.sweeps.estimate import Trial, estimate, makespan, time_group
-from byolsim.sweeps.grid import expand
 from byolsim.sweeps.launch import sweep
 from byolsim.sweeps.plan import plan_sweep
 
@@ -52,7 +51,7 @@ def test_the_arithmetic(tmp_path):
 
 
 def _one_core():
-    from byolsim.sweeps.pools.base import available_cores
+    from byolsim.machine.cores import available_cores
 
     return available_cores() == 1
 

@@ -30,11 +30,13 @@ from byolsim.analysis.select import select_grids
 from byolsim.analysis.slices import loss_slices
 from byolsim.cli import main
 from byolsim.config.commands import FigsConfig
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model.metrics import METRICS
 from byolsim.record import ClipCounts, RunRecord
-from byolsim.store.files import run_path, save
+from byolsim.store.files import save
+from byolsim.store.names import run_path
 from byolsim.sweeps.launch import sweep
 from byolsim.version import NUMERICS_VERSION
 

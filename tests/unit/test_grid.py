@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config import grid as config_grid
+from byolsim.config.grid import Runs, SweepConfig, expand, grid_of, logspace
+from byolsim.config.run import RunConfig
 from byolsim.simulate import group_key
 from byolsim.sweeps import grid
 from byolsim.sweeps.estimate import Trial, estimate
-from byolsim.sweeps.grid import Runs, expand, grid_of, logspace, tasks
+from byolsim.sweeps.grid import tasks
 from byolsim.sweeps.launch import sweep
 from byolsim.sweeps.plan import plan_sweep
 
@@ -62,7 +64,7 @@ def test_groups_are_found_without_looking_at_the_runs():
 def test_a_large_grid_is_planned_from_one_run_a_group(tmp_path, monkeypatch):
     """100,000 points, of which a shard too: their configurations are counted, not made."""
     made = []
-    monkeypatch.setattr(grid, "RunConfig", counting(made))
+    monkeypatch.setattr(config_grid, "RunConfig", counting(made))
     options = {"lr_pred_logspace": (1e-5, 1e-2, 99), "tau_logspace": (1e-4, 1e-1, 50), "seeds": tuple(range(10))}
     config = SweepConfig(**(GRID | options))
     plan = plan_sweep(config, tmp_path, workers=2)

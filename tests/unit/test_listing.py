@@ -29,8 +29,8 @@ from byolsim.machine.temporary import temporary_path
 from byolsim.store import export
 from byolsim.store.columns import encode, schema
 from byolsim.store.failures import clear_failure, save_failure
-from byolsim.store.files import run_path
 from byolsim.store.folder import each_run
+from byolsim.store.names import run_path
 from byolsim.store.where import NAMES, facts, parse_where
 
 

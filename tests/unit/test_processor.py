@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 from cases import one_run, small
 
 from byolsim.machine.processor import _processor, processor
-from byolsim.store.files import run_path, save
+from byolsim.store.files import save
+from byolsim.store.names import run_path
 
 
 def test_the_metadata_name_the_processor_and_the_family_of_each_blas(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from cases import byolsim, made_up, small
 
-from byolsim.config.run import RunConfig, SweepConfig
+from byolsim.config.grid import SweepConfig, expand
+from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.machine import memory
 from byolsim.machine.memory import available_memory
@@ -17,7 +18,6 @@ from byolsim.model import rows
 from byolsim.model.rows import ROW_BYTES, check_rows, logged_rows
 from byolsim.simulate import simulate_runs
 from byolsim.store.columns import encoded
-from byolsim.sweeps.grid import expand
 from byolsim.sweeps.plan import plan_sweep
 
 GIB = 2**30

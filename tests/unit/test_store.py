@@ -20,9 +20,11 @@ from byolsim import load_runs
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model.metrics import METRICS
+from byolsim.store.columns import schema
 from byolsim.store.failures import failure_path, save_failure
-from byolsim.store.files import file_name, is_complete, read_columns, run_path, save, schema
+from byolsim.store.files import is_complete, read_columns, save
 from byolsim.store.folder import read_folder, value_at
+from byolsim.store.names import file_name, run_path
 
 
 @pytest.fixture

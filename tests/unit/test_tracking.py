@@ -10,9 +10,10 @@ import pytest
 from cases import one_run, small
 
 from byolsim.store import tracking
-from byolsim.store.files import is_complete, run_path
+from byolsim.store.files import is_complete
 from byolsim.store.folder import read_folder
-from byolsim.sweeps import launch
+from byolsim.store.names import run_path
+from byolsim.sweeps import launch, outcome
 
 
 class FakeClient:
@@ -72,7 +73,7 @@ def test_configuration_and_rows_are_logged(client, tmp_path, capsys):
 def test_the_file_is_safe_before_anything_is_logged(client, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        launch, "log_run", lambda record, out_dir: seen.append(is_complete(run_path(tmp_path, small()), small()))
+        outcome, "log_run", lambda record, out_dir: seen.append(is_complete(run_path(tmp_path, small()), small()))
     )
     launch.run(small(), tmp_path, log_wandb=True)
     assert seen == [True]

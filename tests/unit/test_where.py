@@ -19,7 +19,8 @@ from byolsim.config.run import RunConfig
 from byolsim.record import RunRecord
 from byolsim.store import listing
 from byolsim.store.failures import save_failure
-from byolsim.store.files import run_path, save
+from byolsim.store.files import save
+from byolsim.store.names import run_path
 
 FOLDER = Path("runs_parquet")
 

@@ -1,28 +1,36 @@
-"""Where the groups of a sweep are computed: in this process, or through any `concurrent.futures.Executor`.
+"""The seam between a sweep and what computes its groups: a `Pool`, and a `Choice` for each value of `--executor`.
 
-`processes.Processes` is the third place: worker processes of our own.
+`here` is this process, `processes` are worker processes of our own, `executor` is any `concurrent.futures.Executor`
+and `dask` one of Dask's. `catalogue` finds the right one.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from byolsim.config.run import RunConfig
-from byolsim.errors import UserError
-from byolsim.machine.code import code_id
-from byolsim.record import RunRecord
-from byolsim.sweeps.outcome import Failure, Outcome, Progress, Writer, checked, compute, compute_and_store, one_line
+from byolsim.sweeps.outcome import Outcome, Progress
 
-ASK_EVERY_S = 5.0
-ANSWER_S = 60.0
-"""Seconds between questions to a scheduler, and after which one that does not answer counts as lost."""
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of `--executor`: the `CHOICE` of the module of that name.
+
+    Attributes
+    ----------
+    open : gets the address of a scheduler, if one was given, and a number of workers; a context in which there is an
+        executor, or None for processes of our own.
+    workers : how many a grid is cut for where the user says nothing, or None: as many as its cost is worth.
+    """
+
+    open: Callable[[str | None, int], AbstractContextManager[Executor | None]]
+    workers: Callable[[], int | None]
 
 
 class WorkerDied(Exception):
@@ -76,140 +84,3 @@ class Pool(ABC):
             self.close()
         else:
             self.end()
-
-
-class Here(Pool):
-    """In this process: a group is done when `submit` returns."""
-
-    size = 1
-
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-
-    def submit(self, group: Sequence[RunConfig], told: Progress) -> Future[Any]:
-        """Compute and store the group."""
-        future: Future[list[Outcome]] = Future()
-        future.set_result(compute_and_store(group, self.writer, told))
-        return future
-
-    def outcomes(self, group: Sequence[RunConfig], future: Future[Any]) -> list[Outcome]:
-        """What was found."""
-        outcomes: list[Outcome] = future.result()
-        return outcomes
-
-
-class Through(Pool):
-    """Any executor, which stays its owner's: it is not shut down.
-
-    The records come back and are written here; with `workers_write` the workers write them, into a folder that they
-    share with this process.
-    """
-
-    def __init__(self, executor: Executor, limit: int | None, writer: Writer, workers_write: bool = False) -> None:
-        self.executor, self.limit, self.writer = executor, limit, writer
-        self.workers_write = workers_write
-        self.futures: set[Future[Any]] = set()
-        self.asked = time.monotonic()
-
-    @property
-    def size(self) -> int:
-        """As many as the executor has workers now, or the limit."""
-        try:
-            return executor_size(self.executor, self.limit)
-        except TimeoutError as error:
-            raise PoolLost(_silent()) from error
-        except Exception as error:  # Dask's scheduler is gone
-            raise PoolBroken(f"the executor broke ({one_line(error)})") from error
-
-    def report(self) -> None:
-        """Ask Dask's scheduler now and then for a sign of life: one that is frozen leaves every future as it is."""
-        if dask_client(self.executor) is None or time.monotonic() - self.asked < ASK_EVERY_S:
-            return
-        try:
-            executor_size(self.executor)
-        except TimeoutError as error:
-            raise PoolLost(_silent()) from error
-        except Exception:
-            return  # it is gone, and says so of every future
-        finally:
-            self.asked = time.monotonic()
-
-    def submit(self, group: Sequence[RunConfig], told: Progress) -> Future[Any]:
-        """Hand the group to the executor, which has no way back for progress."""
-        ids = [config.run_id for config in group]
-        call: tuple[Any, ...] = (_compute, group, ids, code_id())
-        if self.workers_write:
-            call = (_compute_and_store, group, ids, code_id(), self.writer)
-        try:
-            future: Future[Any] = self.executor.submit(call[0], *call[1:])
-        except Exception as error:
-            raise PoolBroken(f"the executor takes no more work ({one_line(error)})") from error
-        self.futures.add(future)
-        return future
-
-    def outcomes(self, group: Sequence[RunConfig], future: Future[Any]) -> list[Outcome]:
-        """Write the records that came back, or take the outcomes of what the worker wrote."""
-        self.futures.discard(future)
-        try:
-            results = future.result()
-        except (BrokenExecutor, CancelledError) as error:
-            raise PoolBroken(f"the executor broke ({one_line(error)})") from error
-        except UserError as error:  # the worker's code is not this one: nor would it be for the next group
-            raise PoolBroken(str(error)) from error
-        except Exception as error:
-            # Dask's word for it, named here and not imported: its workers are replaced.
-            if type(error).__name__ == "KilledWorker":
-                raise WorkerDied from error
-            raise
-        return self.writer.written(group, results) if self.workers_write else self.writer.store(checked(group, results))
-
-    def end(self) -> None:
-        """Cancel what waits; an executor has no way to end what runs."""
-        for future in self.futures:
-            future.cancel()
-
-
-def executor_size(executor: Executor, limit: int | None = None) -> int:
-    """Groups that an executor is given at a time: `limit`, or one a worker where the workers can be counted.
-
-    Dask's workers come and go, and one that dies fails each task that it was given: it never has more than one.
-    """
-    client = dask_client(executor)
-    if client is not None:
-        workers = client.sync(client.scheduler.ncores, callback_timeout=ANSWER_S)
-        return max(1, min(len(workers), limit or sys.maxsize))
-    return limit or getattr(executor, "_max_workers", None) or available_cores()
-
-
-def dask_client(executor: Executor) -> Any:
-    """The client behind one of Dask's executors, None for any other."""
-    return getattr(executor, "_client", None)
-
-
-def _silent() -> str:
-    return f"the scheduler has given no sign of life for {ANSWER_S:g} seconds; what is stored is kept"
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _compute(group: Sequence[RunConfig], ids: Sequence[str], code: str) -> list[RunRecord | Failure]:
-    _check_code(group, ids, code)
-    return [result for results in compute(group, _untold) for result in results]
-
-
-def _compute_and_store(group: Sequence[RunConfig], ids: Sequence[str], code: str, writer: Writer) -> list[Outcome]:
-    _check_code(group, ids, code)
-    return compute_and_store(group, writer, _untold)
-
-
-def _check_code(group: Sequence[RunConfig], ids: Sequence[str], code: str) -> None:
-    """A worker elsewhere must run the code of the sender, or its numbers may be others under the same id."""
-    if code_id() != code or [config.run_id for config in group] != list(ids):
-        raise UserError(f"a worker has {code_id()}, not the {code} of the process that sent work: install the same one")
-
-
-def _untold(run_steps: int) -> None:
-    """No executor has a way back for progress."""

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import os
 import signal
+import sys
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -15,12 +17,72 @@ from importlib import import_module
 from typing import Any
 
 from byolsim.errors import UserError
+from byolsim.machine.cores import available_cores
 from byolsim.machine.interrupts import ignored_interrupt
 from byolsim.machine.threads import one_thread_each
+from byolsim.sweeps.outcome import Writer
+from byolsim.sweeps.pools.base import Choice, PoolBroken, PoolLost
+from byolsim.sweeps.pools.executor import Through, broken
 
 CONNECT_S = 5
 CLOSE_S = 2
+
+ASK_EVERY_S = 5.0
+ANSWER_S = 60.0
+"""Seconds between questions to a scheduler, and after which one that does not answer counts as lost."""
+
 SILENT = logging.CRITICAL + 1
+
+
+class Dask(Through):
+    """An executor of Dask's. Its workers come and go, and one that dies fails each task that it was given."""
+
+    def __init__(self, executor: Executor, limit: int | None, writer: Writer, workers_write: bool = False) -> None:
+        super().__init__(executor, limit, writer, workers_write)
+        self.asked = time.monotonic()
+
+    @staticmethod
+    def knows(executor: Executor) -> bool:
+        """Whether an executor is one of Dask's: behind it there is a client."""
+        return getattr(executor, "_client", None) is not None
+
+    @staticmethod
+    def workers_of(executor: Executor, limit: int | None = None) -> int:
+        """One group a worker that is there now, never more: or its death would cost them all; `limit` at most."""
+        client: Any = executor._client  # type: ignore[attr-defined]
+        workers = client.sync(client.scheduler.ncores, callback_timeout=ANSWER_S)
+        return max(1, min(len(workers), limit or sys.maxsize))
+
+    @property
+    def size(self) -> int:
+        """As many as there are workers now, or the limit."""
+        try:
+            return self.workers_of(self.executor, self.limit)
+        except TimeoutError as error:
+            raise PoolLost(_silent()) from error
+        except Exception as error:  # the scheduler is gone
+            raise PoolBroken(broken(error)) from error
+
+    def report(self) -> None:
+        """Ask the scheduler now and then for a sign of life: one that is frozen leaves every future as it is."""
+        if time.monotonic() - self.asked < ASK_EVERY_S:
+            return
+        try:
+            self.workers_of(self.executor)
+        except TimeoutError as error:
+            raise PoolLost(_silent()) from error
+        except Exception:
+            return  # it is gone, and says so of every future
+        finally:
+            self.asked = time.monotonic()
+
+    def is_death(self, error: Exception) -> bool:
+        """By the name of the class, which is not imported: its workers are replaced."""
+        return type(error).__name__ == "KilledWorker"
+
+
+def _silent() -> str:
+    return f"the scheduler has given no sign of life for {ANSWER_S:g} seconds; what is stored is kept"
 
 
 @contextmanager
@@ -119,6 +181,9 @@ def _kill_workers(cluster: Any) -> None:
         nanny.auto_restart = False
         with contextlib.suppress(OSError, TypeError):  # gone, or not there yet
             os.kill(nanny.pid, signal.SIGKILL)
+
+
+CHOICE = Choice(dask_executor, available_cores)
 
 
 def dask_setup(worker: Any) -> None:

@@ -24,7 +24,7 @@ from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.machine.interrupts import ignored_interrupt
 from byolsim.machine.threads import one_thread_each
 from byolsim.sweeps.outcome import Outcome, Progress, Writer, compute_and_store, one_line, unfailing
-from byolsim.sweeps.pools.base import Pool, PoolBroken, WorkerDied
+from byolsim.sweeps.pools.base import Choice, Pool, PoolBroken, WorkerDied
 
 STARTS = 3
 NO_START = "worker processes cannot start any more (out of memory?)"
@@ -226,3 +226,6 @@ def _done(group: Sequence[RunConfig], writer: Writer, pipe: Connection[Any, Any]
         return compute_and_store(group, writer, unfailing(progress))
     except Exception as error:  # it costs this group alone
         return one_line(error)
+
+
+CHOICE = Choice(lambda scheduler, workers: contextlib.nullcontext(), lambda: None)
