@@ -18,4 +18,4 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def _mathml(match: re.Match[str]) -> str:
     display = "block" if match[2] == "[" else "inline"
-    return convert(unescape(match[3]).strip(), display=display)
+    return str(convert(unescape(match[3]).strip(), display=display))
