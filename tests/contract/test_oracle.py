@@ -118,7 +118,7 @@ def state(P, B_o, B_t, world):
 
 
 def test_metrics_of_a_collapsed_encoder():
-    """SPEC 6: at B_o = 0 the predictor, rank and projector metrics are null and the rest have stated values."""
+    """At B_o = 0 the predictor, rank and projector metrics are null and the rest have stated values."""
     world = World(np.linalg.qr(np.random.default_rng(0).normal(size=(6, 3)))[0], np.ones(3), 0.5)
     B_t = np.ones((3, 6))
     ours = {k: v[0, 0] for k, v in order_metrics(state(np.eye(3), np.zeros((3, 6)), B_t, world), world).items()}
