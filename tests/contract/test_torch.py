@@ -47,7 +47,7 @@ MLPS: dict[str, dict[str, Any]] = {
     st.sampled_from([0.0, 0.3]),
 )
 def test_closed_form_kronecker_form_and_autograd_agree(shape, eta):
-    """A third and independent form of the gradients (docs/derivation.md, sections 3 and 4)."""
+    """PHYSICS 1: the third and independent form of the gradients."""
     r, extra, n, seed = shape
     p = problem(r, r + extra, n, seed)
     P, B_o, B_t, X, X_plus = (torch.tensor(M) for M in (p.P, p.B_o, p.B_t, p.X, p.X_plus))

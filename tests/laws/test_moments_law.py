@@ -85,7 +85,7 @@ def statistics(loss, H, rate, P, b_o, L_o, b_t, L_t, gap):
 
 
 def explicit(case, noise=1.0):
-    """The same statistics with every sample drawn: the step of docs/model.md and its schedule, SEEDS runs at once."""
+    """The same statistics with every sample drawn: SPEC 3 and the schedule's conventions, SEEDS runs at once."""
     config = configuration(case, "direct")
     world, B_o, P = start(config)
     rng = np.random.default_rng(1234 if noise == 1 else 4321)

@@ -1,4 +1,4 @@
-"""A group of runs as one batch of stacked parameters: the step of docs/model.md, section 3, by autograd.
+"""A group of runs as one batch of stacked parameters: the step of SPEC 3 with gradients by autograd.
 
 Every parameter carries the run as its first axis, so one operation serves the whole group, and the gradient of the sum
 of the runs' losses is the stack of their gradients. Products are batched, one of a fixed shape per run. On CUDA nothing
