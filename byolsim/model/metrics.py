@@ -152,7 +152,7 @@ def _wiener(F: Array, Y: Array, size: Array, dtype: str) -> _Wiener:
 
         eps (s_1 / s_k) [norm(P*) + size / s_1 + rest / s_k],    rest^2 = size^2 - norm(T)^2,
 
-    s_k the smallest singular value that is not zero (perturbation theory of least squares; docs/derivation.md, section 7).
+    s_k the smallest singular value that is not zero (perturbation of least squares; docs/derivation.md, section 7).
     """
     r, eps = F.shape[-2], float(np.finfo(dtype).eps)
     # Relative to the largest entry: 1 / S of a subnormal S would be infinite.
