@@ -14,7 +14,7 @@ type:
 
 # under 45 s on two cores
 fast:
-    python -m pytest -m fast
+    python -m pytest -m fast -n 2 -q
 
 # what CI runs of the tests
 test *args:
@@ -30,7 +30,7 @@ bench *args:
 
 # the site into site/; fails on a broken link
 docs:
-    mkdocs build --strict --quiet
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 # rooms, floors, arrows of the package
 house:

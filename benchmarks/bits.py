@@ -22,7 +22,7 @@ import numpy as np
 
 from byolsim import RunConfig, simulate_runs
 
-SMALL = {"d_latent": 4, "d_obs": 23, "epochs": 60, "log_every": 7, "latent_spectrum": "geometric:0.5:4"}
+SMALL: dict[str, Any] = {"d_latent": 4, "d_obs": 23, "epochs": 60, "log_every": 7, "latent_spectrum": "geometric:0.5:4"}
 SAMPLERS: dict[str, dict[str, Any]] = {
     "samples": {"batch_size": 9},
     "second-moments": {"batch_size": 40},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ PRODUCT_SIZE = 512
 PRODUCTS = 10
 
 
-def sweep_groups(options: Mapping[str, Any], n: int, d: int, steps: int) -> list[list[RunConfig]]:
+def sweep_groups(options: Mapping[str, Any], n: int, d: int, steps: int) -> list[Sequence[RunConfig]]:
     """Two of the default sweep's groups at another shape: `RUNS` runs each, one data stream each."""
     return tasks(expand(SweepConfig(**options, batch_sizes=(n,), d_obs=d, epochs=steps)), 1)
 
@@ -88,7 +89,7 @@ def torch_loop(n: int, d: int, steps: int) -> Contestant:
     trial = {}
     for threads in (1, 2):
         action(threads, 5)
-        trial[threads] = min(seconds(lambda threads=threads: action(threads, max(5, steps // 30))) for _ in range(3))
+        trial[threads] = min(seconds(partial(action, threads, max(5, steps // 30))) for _ in range(3))
     best = min(trial, key=trial.__getitem__)
     return Contestant("torch autograd loop, float64", f"{best}", steps, lambda: action(best, steps))
 

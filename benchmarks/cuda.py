@@ -14,6 +14,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +50,7 @@ def main() -> None:
         limits = device_limits(options.device, getattr(torch, dtype))
         for runs in options.groups:
             group = grid(model | {"backend": "torch", "device": options.device, "dtype": dtype}, runs, options.epochs)
-            rate = run_steps([group]) / best_seconds(lambda group=group: train([group], 1), 3)
+            rate = run_steps([group]) / best_seconds(partial(train, [group], 1), 3)
             flops, numbers = costs(group[0])
             size = 8 if dtype == "float64" else 4
             compute, copy = rate * flops / limits[0], rate * numbers * size / limits[1]
@@ -55,7 +58,7 @@ def main() -> None:
             print(f"{model['enc']:>7} {dtype:>8} {runs:>6} {rate:>12,.0f} {share}")
 
 
-def grid(model: dict[str, str], runs: int, epochs: int, seed: int = 1) -> list[RunConfig]:
+def grid(model: dict[str, Any], runs: int, epochs: int, seed: int = 1) -> list[RunConfig]:
     """Runs that share one data stream and differ in alpha and tau."""
     rates = np.geomspace(1e-5, 1e-2, runs)
     return [
@@ -91,7 +94,7 @@ def device_limits(device: str, dtype: torch.dtype) -> tuple[float, float]:
     return 2 * size**3 / product, 2 * large.nbytes / copy
 
 
-def _best(action, device: str) -> float:
+def _best(action: Callable[[], object], device: str) -> float:
     times = []
     for _ in range(10):
         start = time.perf_counter()

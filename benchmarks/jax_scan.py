@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -148,7 +149,7 @@ def program(grid: Grid, formulation: str) -> Callable[[int, int], State]:
     return train
 
 
-def fastest(group: Sequence[RunConfig], dtype: str, streams: int, steps: int) -> tuple[str, Callable[[], None]]:
+def fastest(group: Sequence[RunConfig], dtype: str, streams: int, steps: int) -> tuple[str, Callable[[], object]]:
     """The best formulation by a short trial, and an action that trains `steps` steps of it on `streams` streams.
 
     With two streams two copies of the grid are trained at once, by two threads of this process; each call of a program
@@ -173,7 +174,7 @@ def fastest(group: Sequence[RunConfig], dtype: str, streams: int, steps: int) ->
     trainers = {formulation: trainer(formulation) for formulation in FORMULATIONS}
     trial = {}
     for formulation, train_all in trainers.items():
-        trial[formulation] = best_seconds(lambda train_all=train_all: train_all(max(10, 5 * grid.chunk)))
+        trial[formulation] = best_seconds(partial(train_all, max(10, 5 * grid.chunk)))
     best = min(trial, key=trial.__getitem__)
     if not all(np.isfinite(state.B_o).all() for state in trainers[best](steps)):
         raise RuntimeError("the grid diverges: its time would mean nothing")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import counts
 import numba
@@ -24,6 +25,7 @@ from timing import REPEATS, costs_in_turns, spent
 
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks
 
+Array = np.ndarray
 R = 10
 STEPS = 1000
 
@@ -56,7 +58,7 @@ def main() -> None:
 
 def _feature_products(n: int, d: int, dtype: str) -> float:
     @numba.njit
-    def products(count, B, X, Z, D, G):
+    def products(count: int, B: Array, X: Array, Z: Array, D: Array, G: Array) -> None:
         for _ in range(count):
             np.dot(B, X, Z)
             np.dot(B, X, D)
@@ -67,7 +69,9 @@ def _feature_products(n: int, d: int, dtype: str) -> float:
 
 def _other_products(n: int, d: int, dtype: str) -> float:
     @numba.njit
-    def products(count, P, Z, D, G, grad_P, grad_B, A, X):
+    def products(
+        count: int, P: Array, Z: Array, D: Array, G: Array, grad_P: Array, grad_B: Array, A: Array, X: Array
+    ) -> None:
         for step in range(count):
             np.dot(P, Z, D)
             np.dot(D, Z.T, grad_P)
@@ -80,7 +84,7 @@ def _other_products(n: int, d: int, dtype: str) -> float:
     )  # fmt: skip
 
 
-def _timed(products, *shapes: tuple[int, int], dtype: str) -> float:
+def _timed(products: Any, *shapes: tuple[int, int], dtype: str) -> float:
     """Microseconds of one call's products, on random operands."""
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=shape).astype(dtype) for shape in shapes]

@@ -9,6 +9,7 @@ docs/benchmarks.md says what each part measures and how to read it.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def main() -> None:
     from contestants import machine
 
     print(machine(), flush=True)
-    actions = {
+    actions: dict[str, Callable[[], str]] = {
         "steps": lambda: steps.report(options.repeats),
         "memory": memory.report,
         "process": lambda: whole.report(options.repeats),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -30,7 +30,7 @@ def microseconds_per_step(config: RunConfig, *, threads: int, steps: int = 300, 
 
 
 def training_step(config: RunConfig) -> Callable[[], None]:
-    """One step of SPEC 3 with a fixed rate of 1e-3, linear or MLP (relu), float64."""
+    """A step (docs/model.md, section 3) with a fixed rate of 1e-3, linear or MLP (relu), float64."""
     torch.manual_seed(0)
     world = World.from_config(config)
     mixing = torch.from_numpy(world.A * world.lam**0.5)
@@ -39,7 +39,7 @@ def training_step(config: RunConfig) -> Callable[[], None]:
     optimiser = torch.optim.SGD([*online, *predictor], lr=1e-3, momentum=config.mom_pred)
     n, d, r = config.batch_size, world.d, world.r
 
-    def forward(layers: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    def forward(layers: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         x = x @ layers[0].T
         return x if len(layers) == 1 else torch.relu(x) @ layers[1].T
 

@@ -1,9 +1,11 @@
-"""Type what README.md says: `python scripts/check_readme.py [FOLDER]` executes its commands and its Python blocks.
+"""Type what README.md and docs/tutorial.md say: `python scripts/check_readme.py [FOLDER]`.
 
-In one folder (a temporary one by default), in the order in which a reader meets them, each once. A command that takes
-long or needs more than one machine is made to say what it would do instead (`--dry_run`), one with a placeholder is
-read as its options only, and what needs a package that is not installed is left out and named. The blocks that end in
-a table must agree. Exit code 1, and one line for each thing that is not as README says.
+It executes the commands and the Python blocks of each page, in one folder (a temporary one by default), in the order in
+which a reader meets them, each once. A command that takes long or needs more than one machine is made to say what it
+would do instead (`--dry_run`), one with a placeholder is read as its options only, and what needs a package that is not
+installed is left out and named. The blocks that end in
+a table must agree. Where a block is followed by one of `text`, that is what it prints: words as they stand, numbers to
+two parts in a hundred, `...` for anything. Exit code 1, and one line for each thing that is not as the page says.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/tutorial.md")
 COMMANDS = ("run", "sweep", "figs", "ls", "export", "all")
 
 LONG = ("all --metric", "--epochs 200000", "--lr_enc_mode logspace")
@@ -66,6 +69,7 @@ class Result:
     problem: str = ""
     left_out: str = ""
     seconds: float = 0.0
+    printed: str = ""
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -116,7 +120,7 @@ def type_command(command: Command, folder: Path) -> Result:
     start = time.perf_counter()
     done = _byolsim(command.words, folder)
     problem = "" if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()[-500:]}"
-    return Result(command.text, problem, seconds=time.perf_counter() - start)
+    return Result(command.text, problem, seconds=time.perf_counter() - start, printed=done.stdout)
 
 
 def type_block(code: str, folder: Path) -> tuple[Result, list[list[object]] | None]:
@@ -130,7 +134,7 @@ def type_block(code: str, folder: Path) -> tuple[Result, list[list[object]] | No
     path.write_text(code, encoding="utf-8")
     start = time.perf_counter()
     # the folder of a package that is not installed but stands where this was called must be found from there too
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(README.parent)]))}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))}
     runner = [sys.executable, "-c", SHOW, str(path)]
     if "__main__" in code:  # a script that starts processes is imported by them: it must be the program itself
         runner = [sys.executable, str(path)]
@@ -139,7 +143,9 @@ def type_block(code: str, folder: Path) -> tuple[Result, list[list[object]] | No
     if done.returncode != 0:
         return Result(what, f"exit code {done.returncode}: {done.stderr.strip()[-500:]}", seconds=seconds), None
     rows = json.loads(done.stdout) if done.stdout.startswith("[[") else None
-    return Result(what, seconds=seconds), rows and sorted(rows, key=lambda row: json.dumps(row[:-1]))
+    return Result(what, seconds=seconds, printed=done.stdout), rows and sorted(
+        rows, key=lambda row: json.dumps(row[:-1])
+    )
 
 
 def agree(tables: Sequence[list[list[object]]]) -> bool:
@@ -156,16 +162,52 @@ def agree(tables: Sequence[list[list[object]]]) -> bool:
     return True
 
 
+def shown(text: str) -> dict[str, str]:
+    """Block of commands or of Python -> the block of `text` that follows it."""
+    pairs = re.findall(r"^```(?:sh|python)\n([^`]*?)^```\n```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return dict(pairs)
+
+
+def prints(text: str, printed: str) -> bool:
+    """Whether a program printed the lines of a text, in their order, up to blanks, rounding and `...`."""
+    lines = iter(printed.splitlines())
+    return all(any(_alike(wanted.split(), line.split()) for line in lines) for wanted in text.splitlines())
+
+
+def _alike(wanted: Sequence[str], words: Sequence[str]) -> bool:
+    if not wanted:
+        return not words
+    if wanted[0] == "...":
+        return any(_alike(wanted[1:], words[skip:]) for skip in range(len(words) + 1))
+    return bool(words) and _close(wanted[0], words[0]) and _alike(wanted[1:], words[1:])
+
+
+def _close(wanted: str, word: str) -> bool:
+    try:
+        number, other = (float(text.strip("(),;:")) for text in (wanted, word))
+    except ValueError:
+        return wanted == word
+    return abs(number - other) <= 0.02 * abs(number) + 0.005
+
+
 def check(text: str, folder: Path) -> list[Result]:
-    """Type all of it, in order; the tables are compared last."""
+    """Type all of it, in order; what is printed and the tables are compared last."""
     results = [Result(option, "no command has this option") for option in unknown_options(text)]
-    results += [type_command(command, folder) for command in commands(text)]
+    printed: dict[str, str] = {}
+    for command in commands(text):
+        results.append(type_command(command, folder))
+        printed[command.text] = results[-1].printed
     tables = []
     for code in blocks(text, "python"):
         result, rows = type_block(code, folder)
         results.append(result)
+        printed[code] = result.printed
         if rows is not None:
             tables.append(rows)
+    for block, wanted in shown(text).items():
+        told = printed.get(block) or "".join(printed[command.text] for command in commands(f"```sh\n{block}```\n"))
+        if not prints(wanted, told):
+            results.append(Result(block.strip().splitlines()[0], f"prints {told[:1000]!r}"))
     if tables and not agree(tables):
         results.append(Result("tables", "the blocks do not give the same numbers"))
     return results
@@ -173,9 +215,12 @@ def check(text: str, folder: Path) -> list[Result]:
 
 def main(args: Sequence[str]) -> int:
     """The program."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(args[0] if args else temporary)
-        results = check(README.read_text(encoding="utf-8"), folder)
+    results = []
+    for page in PAGES:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(args[0], Path(page).stem) if args else Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            results += check((ROOT / page).read_text(encoding="utf-8"), folder)
     for result in results:
         say = result.problem or (f"left out, {result.left_out}" if result.left_out else f"{result.seconds:.1f} s")
         print(f"{'FAILED' if result.problem else 'ok':6}  {result.what}: {say}")

@@ -8,7 +8,7 @@ import io
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import naive
 import numpy as np
@@ -61,9 +61,16 @@ def one_run(config: RunConfig) -> RunRecord:
 
 def made_up(diverged: int | None = None, rows: int = 3, **fields: Any) -> RunRecord:
     """A run of a sweep that nobody computed, with rows at epochs 0, 10, 20."""
-    rates = {"lr_pred": 1e-3, "lr_enc": 1e-3, "lr_enc_mode": "same", "tau": 1e-2, "seed": 1, "epochs": 20}
-    columns = {name: np.arange(rows) + 10.0 * k for k, name in enumerate(METRICS)}
-    status = "completed" if diverged is None else "diverged"
+    rates: dict[str, Any] = {
+        "lr_pred": 1e-3,
+        "lr_enc": 1e-3,
+        "lr_enc_mode": "same",
+        "tau": 1e-2,
+        "seed": 1,
+        "epochs": 20,
+    }
+    columns = {name: np.arange(rows, dtype=np.float64) + 10.0 * k for k, name in enumerate(METRICS)}
+    status: Literal["completed", "diverged"] = "completed" if diverged is None else "diverged"
     config = RunConfig(**(rates | fields))
     return RunRecord(config, 10 * np.arange(rows), columns, status, diverged, ClipCounts(0, 0, 0), 0.5)
 
@@ -157,11 +164,8 @@ def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], 
         rows = naive.population_trajectory(*start, config.epochs, **options)
     else:
         key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
-        draws = [
-            tuple(part.T.copy() for part in split_draws(row, key))
-            for block in minibatch_blocks(key, config.epochs)
-            for row in block
-        ]
+        parts = (split_draws(row, key) for block in minibatch_blocks(key, config.epochs) for row in block)
+        draws = [(z.T.copy(), e.T.copy(), e_plus.T.copy()) for z, e, e_plus in parts]
         rows = naive.trajectory(*start, draws, **options)
     last = rows[-1]
     return rows, [last["n_cap_pred"], last["n_cap_enc"], last["n_floor"]]
@@ -169,4 +173,4 @@ def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], 
 
 def gram(b: Array, L: Array) -> Array:
     """B B^T of an encoder from its order parameters."""
-    return b @ np.swapaxes(b, -1, -2) + L @ np.swapaxes(L, -1, -2)
+    return np.asarray(b @ np.swapaxes(b, -1, -2) + L @ np.swapaxes(L, -1, -2))

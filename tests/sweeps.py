@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from byolsim.config.grid import SweepConfig, expand
 from byolsim.store.columns import schema
@@ -24,21 +27,21 @@ DEADLINE_S = 120.0
 """Far beyond what anything here takes: a poll that reaches it has found a fault."""
 
 
-def grid(**options):
+def grid(**options: Any) -> SweepConfig:
     return SweepConfig(**(GRID | options))
 
 
-def words(config):
+def words(config: SweepConfig) -> list[str]:
     """The command line of a grid."""
     values = config.model_dump(exclude_defaults=True)
     return ["sweep", *(word for name, value in values.items() for word in (f"--{name}", *texts(value)))]
 
 
-def texts(value):
+def texts(value: object) -> Iterator[str]:
     return map(str, value if isinstance(value, tuple) else (value,))
 
 
-def start(config, folder, *options):
+def start(config: SweepConfig, folder: Path, *options: str) -> subprocess.Popen[str]:
     """`byolsim sweep` in a process of its own, away from the signals of this one's terminal."""
     return subprocess.Popen(
         [sys.executable, "-m", "byolsim", *words(config), "--out_dir", str(folder), *options],
@@ -46,7 +49,7 @@ def start(config, folder, *options):
     )  # fmt: skip
 
 
-def until(condition, what):
+def until(condition: Callable[[], object], what: str) -> None:
     """Poll for a condition."""
     end = time.monotonic() + DEADLINE_S
     while not condition():
@@ -54,11 +57,11 @@ def until(condition, what):
         time.sleep(0.005)
 
 
-def files(folder):
+def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def session(pid):
+def session(pid: int) -> list[int]:
     """The live processes of the session that a process leads: itself, its workers, and what they started."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -72,33 +75,33 @@ def session(pid):
     return found
 
 
-def workers_of(pid):
+def workers_of(pid: int) -> list[int]:
     """The worker processes, without the tracker of multiprocessing's resources."""
     return [child for child in session(pid) if child != pid and b"spawn_main" in command_line(child)]
 
 
-def command_line(pid):
+def command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
 
 
-def contents(config, folder):
+def contents(config: SweepConfig, folder: Path) -> dict[str, pa.Table]:
     """Run id -> rows; every file of the folder is a run of the grid, whole, with its checksums verified."""
     runs = expand(config)
     assert sorted(files(folder)) == sorted(run_path(folder, run) for run in runs)
     return {run.run_id: rows(run_path(folder, run)) for run in runs}
 
 
-def rows(path):
+def rows(path: Path) -> pa.Table:
     info, table = read_columns(path, schema().names)
     assert info.run_id == path.stem.rpartition("-")[2]
     return table
 
 
 @contextmanager
-def ended(process):
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     """Whatever happens in the block, the process and its workers are gone after it."""
     try:
         yield process
@@ -108,7 +111,7 @@ def ended(process):
         process.communicate()
 
 
-def cpu_seconds(pid):
+def cpu_seconds(pid: int) -> float:
     """CPU time of a session so far: what takes more than its start has begun to compute."""
     total = 0
     for member in session(pid):

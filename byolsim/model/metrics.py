@@ -155,7 +155,7 @@ def _wiener(F: Array, Y: Array, size: Array, dtype: str) -> _Wiener:
 
         eps (s_1 / s_k) [norm(P*) + size / s_1 + rest / s_k],    rest^2 = size^2 - norm(T)^2,
 
-    s_k the smallest singular value that is not zero (the perturbation theory of least squares; docs/derivation.md, 7).
+    s_k the smallest singular value that is not zero (perturbation of least squares; docs/derivation.md, section 7).
     """
     r, eps = F.shape[-2], float(np.finfo(dtype).eps)
     # Relative to the largest entry: 1 / S of a subnormal S would be infinite.
@@ -216,7 +216,7 @@ def has_collapsed(now: Array | float, start: Array | float) -> NDArray[np.bool_]
 
 
 def effective_rank(weights: Array) -> Array:
-    """Exp of the entropy of weights normalised to sum 1, over the last axis; NaN where all are zero.
+    """exp of the entropy of weights normalised to sum 1, over the last axis; NaN where all are zero.
 
     Roy and Vetterli, The Effective Rank, EUSIPCO 2007, where the weights are singular values; between 1 and their
     number.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,15 @@ def test_every_command_and_block_works_and_the_readers_agree(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["block.py", "figs", "runs.parquet", "runs_parquet"]
 
 
+def test_the_tutorial_works_and_prints_what_it_shows(tmp_path):
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    if find_spec("pandas") is None:  # that block alone is left out, and with it what it prints
+        page = re.sub(r"```python\nimport pandas.*?```\n```text.*?```\n", "", page, flags=re.DOTALL)
+    results = script.check(page, tmp_path)
+    assert not [f"{result.what}: {result.problem}" for result in results if result.problem]
+    assert len(script.shown(page)) >= 4
+
+
 def test_what_is_typed_is_what_is_written():
     texts = [command.text for command in script.commands(TEXT)]
     for line in ("byolsim all", "byolsim run", "byolsim ls", "byolsim sweep", "byolsim COMMAND --help"):
@@ -64,13 +73,13 @@ def test_what_is_typed_is_what_is_written():
 def test_a_false_page_is_noticed(tmp_path):
     """The checker can fail: on an option, a value, a block, and on tables that differ."""
     page = "`byolsim run --sed 3`, `--wherever`\n```sh\nbyolsim ls && byolsim run --init zeros --dry_run\n```\n"
-    page += "```python\n1 / 0\n```\n"
+    page += "```python\n1 / 0\n```\n```python\nprint(0.5, 'words')\n```\n```text\n0.53 words\n```\n"
     for value in (1.0, 1.0 + 1e-9):
         page += f'```python\nimport pyarrow as pa\npa.table({{"a": [1, 2], "x": [0.5, {value!r}]}})\n```\n'
     problems = {result.what: result.problem for result in script.check(page, tmp_path)}
     assert {what for what, problem in problems.items() if problem} == {
         "--sed", "--wherever", "byolsim run --sed 3", "byolsim ls", "byolsim run --init zeros --dry_run", "1 / 0",
-        "tables",
+        "tables", "print(0.5, 'words')",
     }  # fmt: skip
     assert "must be one of zero_pred" in problems["byolsim run --init zeros --dry_run"]
 

@@ -1,4 +1,4 @@
-"""PHYSICS.md, laws 2 to 5 and 9 to 12, on runs of the numba backend. (Law 1 is in test_gradients.py.)"""
+"""The laws of docs/derivation.md, sections 6 to 10, and of docs/model.md, section 4, on runs of the numba backend."""
 
 from __future__ import annotations
 

@@ -183,7 +183,10 @@ def _descend(
         else:
             alpha_t = alpha
         if beta is None:
-            wanted, cap = c_beta * tau / H_used, heavy_ball_cap(mu_B, Sigma_x_max * np.linalg.norm(P, 2) ** 2 + eta)
+            wanted, cap = (
+                c_beta * tau / H_used,
+                heavy_ball_cap(mu_B, Sigma_x_max * float(np.linalg.norm(P, 2)) ** 2 + eta),
+            )
             n_cap_enc += int(wanted > cap)
             beta_t = min(wanted, cap)
         else:
@@ -378,14 +381,14 @@ def metrics(P: Array, B_o: Array, B_t: Array, A: Array, lam: Array, sigma: float
 def procrustes(X: Array, Y: Array) -> Array:
     """argmin over O in O(r) of ||O^T X - Y||_F = U V^T, with X Y^T = U S V^T."""
     U, _, Vt = np.linalg.svd(X @ Y.T)
-    return U @ Vt
+    return np.asarray(U @ Vt)
 
 
 def row_projector(X: Array) -> Array:
     """Orthogonal projector (d, d) on the row span of X; directions with s <= 1e-10 s_max do not count."""
     _, s, Vt = np.linalg.svd(X, full_matrices=False)
     kept = Vt[s > RANK_RTOL * s[0]]
-    return kept.T @ kept
+    return np.asarray(kept.T @ kept)
 
 
 def effective_rank(C: Array, square_root: bool = False) -> float | None:

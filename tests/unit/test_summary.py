@@ -12,7 +12,7 @@ SMALL = "--d_latent 2 --d_obs 6 --latent_spectrum 2,1 --sampler population --epo
 
 @pytest.mark.parametrize(("decay", "collapsed"), [("3", True), ("0", False)])
 def test_the_summary_tells_a_dead_run_from_a_healthy_one(tmp_path: Path, decay: str, collapsed: bool) -> None:
-    """Decay far above the threshold of derivation.md, section 10, kills every mode; the loss alone looks perfect."""
+    """Decay far above the threshold (docs/derivation.md, section 10) kills every mode; the loss alone looks perfect."""
     code, out, _ = byolsim(f"run {SMALL} --lr_pred 0.02 --lr_enc 0.02 --weight_decay {decay} --out_dir {tmp_path}")
     assert code == 0
     (last,) = (line for line in out.splitlines() if line.startswith("last row: "))
