@@ -18,7 +18,7 @@ from byolsim.store.names import run_path
 
 GRID: dict[str, Any] = {
     "d_latent": 2, "d_obs": 4, "latent_spectrum": "flat:1", "epochs": 2000, "log_every": 500,
-    "batch_sizes": (3, 5), "lr_pred_logspace": (1e-3, 1e-2, 2), "tau_logspace": (1e-2, 1e-1, 1),
+    "batch_sizes": (3, 5), "lr_pred_logspace": (1e-3, 1e-2, 2), "tau_logspace": (1e-2, 1e-2, 1),
 }  # fmt: skip
 DEADLINE_S = 120.0
 """Far beyond what anything here takes: a poll that reaches it has found a fault."""

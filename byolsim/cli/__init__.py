@@ -91,6 +91,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
                     signal.signal(other, signal.SIG_IGN)
                 _stop(line(), 128 + number, whole=True)
             _explain(error)
+            if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
+                raise error.__cause__ from None  # click takes any for the end of an answer to a prompt; there is none
             raise
 
 

@@ -16,7 +16,7 @@ from cases import byolsim
 
 from byolsim.cli import main, options
 from byolsim.config.grid import SweepConfig, expand
-from byolsim.machine import jit
+from byolsim.machine import kernel_cache
 from byolsim.machine.interrupts import deferred_interrupt
 from byolsim.store.files import read_info
 from byolsim.sweeps import launch
@@ -174,7 +174,7 @@ def test_a_large_configuration_is_refused(tmp_path, monkeypatch):
     assert (code, err) == (2, "byolsim: --config 'a.toml' is too large: must be at most 10 bytes\n")
 
 
-def test_a_user_without_a_home(monkeypatch):
+def test_a_user_without_a_home(monkeypatch, capsys):
     """HOME is not set, and the system does not know the user's number: a batch system or a container."""
 
     def unknown():
@@ -183,7 +183,10 @@ def test_a_user_without_a_home(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setattr(Path, "home", unknown)
-    assert jit.cache_folder.__wrapped__().is_dir()
+    monkeypatch.setenv(kernel_cache.PRIVATE, "")  # so that it is taken back at the end of the test
+    monkeypatch.delenv(kernel_cache.PRIVATE)
+    assert kernel_cache.cache_folder.__wrapped__().is_dir()
+    assert "until this program ends" in capsys.readouterr().err
 
 
 @posix
