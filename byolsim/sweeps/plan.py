@@ -123,7 +123,7 @@ def _missing(runs: Runs, writer: Writer) -> Runs:
     """The runs whose complete file is not there; the folder is listed once, and only what it has is opened."""
     try:
         names = {entry.name for entry in os.scandir(writer.out_dir) if entry.name.endswith(SUFFIX)}
-    except OSError:
+    except (OSError, ValueError):  # not there, or not to be read: whoever writes into it says why
         names = set()
     if not names:
         return runs

@@ -67,11 +67,11 @@ def test_a_signal_in_the_middle_of_an_import(module, number, code):
 IN_A_RUN = """
 import os, signal
 from byolsim.sweeps import outcome as work
-def simulate_runs(group, progress):
+def simulate_group(group, progress):
     try:
         os.kill(os.getpid(), {first})
     {then}
-work.simulate_runs = simulate_runs
+work.simulate_group = simulate_group
 """
 TWICE = "finally: os.kill(os.getpid(), 2)"
 LOST = "except BaseException: raise RuntimeError('a library lost it') from None"
