@@ -30,7 +30,7 @@ class TorchWorld:
         )
 
     def views(self, row: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """X = A z + e and x+ = A z + e+ (d, n) from one row of `streams.minibatch_blocks`."""
+        """x = A z + e and x+ = A z + e+ (d, n) from one row of `streams.minibatch_blocks`."""
         d, r = self.A.shape
         signal = self.A @ (self.lam.sqrt()[:, None] * row[: r * n].view(r, n))
         e, e_plus = row[r * n : (r + d) * n].view(d, n), row[(r + d) * n :].view(d, n)

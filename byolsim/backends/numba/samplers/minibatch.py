@@ -173,7 +173,7 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
 
 @kernel
 def _form_views(row, world, views):
-    """X = A Lambda^(1/2) z + sigma e and x+ likewise with e+, from one row of `streams.minibatch_blocks`."""
+    """x = A Lambda^(1/2) z + sigma e and x+ likewise with e+, from one row of `streams.minibatch_blocks`."""
     r, n = views.Z.shape
     d = views.X.shape[0]
     for i in range(r):
@@ -188,7 +188,7 @@ def _form_views(row, world, views):
 
 @kernel
 def _add_noise(signal, sigma, normals, view):
-    """View <- signal + sigma normals."""
+    """view <- signal + sigma normals."""
     for i in range(signal.size):
         view[i] = fma(sigma, signal.dtype.type(normals[i]), signal[i])
 
