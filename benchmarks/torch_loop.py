@@ -30,7 +30,7 @@ def microseconds_per_step(config: RunConfig, *, threads: int, steps: int = 300, 
 
 
 def training_step(config: RunConfig) -> Callable[[], None]:
-    """One step of SPEC 3 with a fixed rate of 1e-3, linear or MLP (relu), float64."""
+    """One step of `byolsim.model.step` with a fixed rate of 1e-3, linear or MLP (relu), float64."""
     torch.manual_seed(0)
     world = World.from_config(config)
     mixing = torch.from_numpy(world.A * world.lam**0.5)

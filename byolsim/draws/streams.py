@@ -1,4 +1,4 @@
-"""The draws: each stream belongs to a key, not to an order of execution (SPEC 5).
+"""The draws: each stream belongs to a key, not to an order of execution.
 
 A data stream belongs to (seed, sampler, form, n, d, r, step). It is cut into blocks of a fixed number of steps, each
 block with a generator of its own: any backend, grouping, worker or number of epochs sees the same numbers, and a longer

@@ -1,4 +1,4 @@
-"""The auto schedule of SPEC 4: a curvature estimate H_t by power iteration, and the two rates that follow it.
+"""The auto schedule: a curvature estimate H_t by power iteration, and the two rates that follow it.
 
 The conventions, fixed here once:
 

@@ -1,4 +1,4 @@
-"""PHYSICS.md, laws 2 to 5 and 9 to 12, on runs of the numba backend. (Law 1 is in test_gradients.py.)"""
+"""What theory says of the linear model (docs/derivation.md), on runs of the numba backend."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def _jacobi_rotation(S, p, q):
 
 @inlined
 def dot(x, y):
-    """X . y of two contiguous vectors, in four sums of whole registers and what is left over one by one."""
+    """The product x . y of two contiguous vectors, in four sums of whole registers and what is left over one by one."""
     width = VECTOR_BYTES // x.itemsize
     a, b, c, d = zeros(x), zeros(x), zeros(x), zeros(x)
     j = 0
@@ -176,7 +176,7 @@ def dot(x, y):
 
 @inlined
 def two_dots(x, y, v):
-    """X . v and y . v of contiguous vectors, each in two sums of whole registers."""
+    """The products x . v and y . v of contiguous vectors, each in two sums of whole registers."""
     width = VECTOR_BYTES // x.itemsize
     a, b, c, d = zeros(x), zeros(x), zeros(x), zeros(x)
     j = 0
@@ -205,7 +205,7 @@ def subtract(M, N):
 
 @kernel
 def subtract_and_scale(x, y, factor):
-    """X <- factor (x - y) of two vectors."""
+    """Of two vectors, x <- factor (x - y)."""
     for i in range(x.size):
         x[i] = factor * (x[i] - y[i])
 

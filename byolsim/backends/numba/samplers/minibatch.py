@@ -188,7 +188,7 @@ def _form_views(row, world, views):
 
 @kernel
 def _add_noise(signal, sigma, normals, view):
-    """View <- signal + sigma normals."""
+    """Of vectors, view <- signal + sigma normals."""
     for i in range(signal.size):
         view[i] = fma(sigma, signal.dtype.type(normals[i]), signal[i])
 

@@ -116,7 +116,7 @@ def snapshot(row, Q_A, state, course, scratch, log):
 
 @kernel
 def _inside_outside(B, Q_A, scratch, b, L):
-    """B = B Q_A, and L of the rest by `householder_lq`."""
+    """The inside b = B Q_A, and L of the rest by `householder_lq`."""
     np.dot(B, Q_A, scratch.inside)
     np.dot(scratch.inside, Q_A.T, scratch.outside)
     subtract_and_scale(scratch.outside.reshape(-1), B.reshape(-1), scratch.outside.dtype.type(-1.0))
