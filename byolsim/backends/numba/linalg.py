@@ -176,7 +176,7 @@ def dot(x, y):
 
 @inlined
 def two_dots(x, y, v):
-    """X . v and y . v of contiguous vectors, each in two sums of whole registers."""
+    """The products x . v and y . v of contiguous vectors, each in two sums of whole registers."""
     width = VECTOR_BYTES // x.itemsize
     a, b, c, d = zeros(x), zeros(x), zeros(x), zeros(x)
     j = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from byolsim.config.run import RunConfig
 from byolsim.model import moments, samplers
 from byolsim.model.encoder import initial_weights
 from byolsim.model.world import World
+
+CACHE_LINE = 64
 
 
 class ReducedWorld(NamedTuple):
@@ -115,7 +118,20 @@ def _in_lanes(matrices: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
     rows, columns = matrices[0].shape
     lanes = lane_count(dtype)
     stack = np.stack(matrices).astype(dtype).reshape(len(matrices) // lanes, lanes, rows, columns)
-    return np.ascontiguousarray(np.moveaxis(stack, 1, 3))
+    M = _aligned_zeros((len(stack), rows, columns, lanes), dtype)
+    M[:] = np.moveaxis(stack, 1, 3)
+    return M
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros from the start of a cache line on: no register of lanes then lies across two of them.
+
+    Where NumPy happens to put an array costs or saves a step up to a tenth.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    room = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -room.ctypes.data % CACHE_LINE
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def reduced_scratch(config: RunConfig) -> ReducedScratch:
@@ -132,7 +148,7 @@ def reduced_scratch(config: RunConfig) -> ReducedScratch:
         return np.zeros((rows, columns), dtype)
 
     def in_lanes(rows: int, columns: int) -> np.ndarray:
-        return np.zeros((rows, columns, lanes), dtype)
+        return _aligned_zeros((rows, columns, lanes), dtype)
 
     W = shared(q, m)
     return ReducedScratch(
