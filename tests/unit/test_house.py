@@ -26,7 +26,7 @@ HOMES = {
     "numba": ("byolsim.machine.jit", "byolsim.machine.kernel_cache", "byolsim.draws.normals", "byolsim.backends.numba"),
     "llvmlite": ("byolsim.machine", "byolsim.backends.numba"),
     "torch": ("byolsim.backends.torch",),
-    "pyarrow": ("byolsim.store.files", "byolsim.analysis"),
+    "pyarrow": ("byolsim.store", "byolsim.analysis"),
     "matplotlib": ("byolsim.analysis",),
     "click": ("byolsim.cli",),
     "rich": ("byolsim.cli",),
@@ -37,7 +37,7 @@ HOMES = {
 """Modules whose code may name a library."""
 
 LOADED = HOMES | {
-    "pyarrow": ("byolsim.store.files", "byolsim.sweeps", "byolsim.analysis", "byolsim.cli"),
+    "pyarrow": ("byolsim.store", "byolsim.sweeps", "byolsim.analysis", "byolsim.cli"),
     "matplotlib": ("byolsim.analysis", "byolsim.cli"),
     "rich": (),
     "dask": (),

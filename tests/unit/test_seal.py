@@ -13,7 +13,7 @@ from byolsim import load_runs
 from byolsim.errors import UserError
 from byolsim.store.columns import encode, schema
 from byolsim.store.files import each_table, is_complete, read_columns, read_info
-from byolsim.store.seal import OLD_MARK
+from byolsim.store.seal import MARK, OLD_MARK
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 
 def chunk(path: Path, column: str) -> slice:
     """The bytes of a column."""
-    found = pq.ParquetFile(path).metadata.row_group(0).column(schema().names.index(column))
+    found = pq.ParquetFile(path).metadata.row_group(0).column(pq.read_schema(path).names.index(column))
     start = found.dictionary_page_offset if found.has_dictionary_page else found.data_page_offset
     return slice(start, start + found.total_compressed_size)
 
@@ -69,17 +69,24 @@ def test_a_reader_of_few_columns_checks_those_alone():
 
 
 def test_no_burst_is_missed(tmp_path):
-    """Eight bytes anywhere, in a file of which all is read and in one of which two columns are."""
+    """Eight bytes anywhere, in a file of which all is read and in one of which two columns are.
+
+    A burst that hits the mark of the seal makes a file without one, as another program writes it: its rows are right.
+    """
     good, path = encode(made_up(seed=9)), tmp_path / "x.parquet"
     path.write_bytes(good)
     names = ["epoch", "gap"]
-    truth = {n: read_columns(path, columns)[1] for n, columns in enumerate((schema().names, names))}
+    truth = [read_columns(path, columns)[1] for columns in (schema().names, names)]
     draw = random.Random(1)
     for _ in range(300):
         bad = bytearray(good)
         at = draw.randrange(len(good) - 8)
         bad[at : at + 8] = draw.randbytes(8)
         path.write_bytes(bytes(bad))
+        in_mark = good.index(MARK) - 8 < at < good.index(MARK) + len(MARK)
+        if in_mark:
+            assert read_columns(path, schema().names)[1].equals(truth[0])
+            continue
         with pytest.raises(UserError):
             read_columns(path, schema().names)
         with pytest.raises(UserError):

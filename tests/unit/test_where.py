@@ -96,5 +96,5 @@ def test_what_was_compared_is_shown():
 
 
 def test_rows_are_read_only_where_a_metric_is_named(monkeypatch):
-    monkeypatch.setattr(listing, "read_columns", lambda path, columns: pytest.fail("rows were read"))
+    monkeypatch.setattr(listing, "each_table", lambda path, columns: pytest.fail("rows were read"))
     assert byolsim("ls --where 'seed<3'")[0] == 0
