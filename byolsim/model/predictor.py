@@ -1,7 +1,8 @@
 """How the predictor is set: one short class a rule, and the catalogue of them.
 
-A rule is told the state when both parameters have moved by their gradients and before the target follows. It may keep a
-memory of its own, an immutable value that it makes at the start and hands back after each step.
+A rule is told the state at every step, when both parameters have moved by their gradients and before the target
+follows; the next step starts from the P that it hands back. It may keep a memory of its own, an immutable value that it
+makes at the start and hands back after each step.
 """
 
 from __future__ import annotations
