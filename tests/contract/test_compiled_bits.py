@@ -34,7 +34,7 @@ KINDS = [f"{sampler} {dtype}" for sampler in SAMPLERS for dtype in ("float64", "
 COLD = KINDS[::3] + KINDS[5:6]
 """Each sampler once: to compile a kind takes some ten seconds."""
 
-TESTS = str(Path(__file__).resolve().parents[1])
+TESTS = Path(__file__).resolve().parents[1]
 GRID = SweepConfig(batch_sizes=(64,), epochs=100, tau_logspace=(1e-3, 1e-2, 2), lr_pred_logspace=(1e-3, 1e-2, 2))
 
 
@@ -55,7 +55,9 @@ def main(folder: str, *kinds: str) -> None:
 def digests(cache, folder, kinds):
     """What such a process finds with a cache of its own, or with this one's."""
     environment = os.environ | ({"XDG_CACHE_HOME": str(cache), "NUMBA_CACHE_DIR": ""} if cache else {})
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(TESTS), str(TESTS / "oracle"), os.environ.get("PYTHONPATH")])
+    )
     command = [sys.executable, __file__, str(folder), *kinds]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""

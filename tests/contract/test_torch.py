@@ -347,7 +347,7 @@ def test_out_of_memory_halves_the_group(monkeypatch, tmp_path):
     )  # fmt: skip
     (group,) = tasks(expand(config), 1)
     sizes = []
-    simulate = work.simulate_runs
+    simulate = work.simulate_group
 
     def small_memory(runs, progress):
         sizes.append(len(runs))
@@ -355,7 +355,7 @@ def test_out_of_memory_halves_the_group(monkeypatch, tmp_path):
             raise GroupTooLarge(f"{len(runs)} runs do not fit")
         return simulate(runs, progress)
 
-    monkeypatch.setattr(work, "simulate_runs", small_memory)
+    monkeypatch.setattr(work, "simulate_group", small_memory)
     outcomes = work.compute_and_store(group, work.Writer(tmp_path), lambda steps: None)
     assert sizes == [8, 4, 2, 1, 1, 2, 4, 2, 2]
     assert [outcome.status for outcome in outcomes] == ["failed"] + ["completed"] * 7
