@@ -112,8 +112,8 @@ def _columns(block: LogBlock, world: World, dtype: str) -> dict[str, NDArray[np.
         columns = order_metrics(block.order, world, dtype)
     else:
         columns = sampled_metrics(block.order, world, dtype)
-    columns["loss"] = np.where(block.epochs == 0, columns["loss_pop"], block.loss)
-    columns |= {name: getattr(block, name) for name in ("Hmax", "lr_pred_t", "lr_enc_t")}
+    columns |= block.steps
+    columns["loss"] = np.where(block.epochs == 0, columns["loss_pop"], columns["loss"])
     return columns
 
 

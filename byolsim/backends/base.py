@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -97,9 +97,9 @@ class LogBlock:
     ----------
     epochs : (L,) the logged epochs.
     order : the order parameters, stacked (K, L, r, r); what was measured on a sample for models with an MLP.
-    loss : (K, L) the minibatch loss that the step computed; NaN at epoch 0.
-    Hmax : (K, L) the curvature estimate H_t; NaN at epoch 0.
-    lr_pred_t, lr_enc_t : (K, L) the rates that the step used; at epoch 0 the fixed rate, NaN under the schedule.
+    steps : column name -> (K, L), what a step reports of itself: `loss` of its minibatch and the curvature estimate
+        `Hmax`, NaN at epoch 0; the rates `lr_pred_t` and `lr_enc_t` that it used, at epoch 0 the fixed rate, NaN under
+        the schedule.
     valid : (K, L) False from the epoch on at which a run diverged.
     diverged_epoch : (K,) the epoch at which a run diverged so far, or -1.
     clips : (K, 3) steps so far at which the bound of alpha, the bound of beta and the floor of H_t were active.
@@ -107,10 +107,7 @@ class LogBlock:
 
     epochs: NDArray[np.int64]
     order: OrderParameters | SampledFeatures
-    loss: NDArray[np.float64]
-    Hmax: NDArray[np.float64]
-    lr_pred_t: NDArray[np.float64]
-    lr_enc_t: NDArray[np.float64]
+    steps: Mapping[str, NDArray[np.float64]]
     valid: NDArray[np.bool_]
     diverged_epoch: NDArray[np.int64]
     clips: NDArray[np.int64]

@@ -59,7 +59,7 @@ def quantities(block):
     order, valid = block.order, block.valid[0]
     named = {name: getattr(order, name) for name in ("P", "b_o", "b_t", "gap")}
     named |= {"Gram of L_o": gram(0 * order.L_o, order.L_o), "Gram of L_t": gram(0 * order.L_t, order.L_t)}
-    named |= {name: getattr(block, name) for name in ("loss", "Hmax", "lr_pred_t", "lr_enc_t")}
+    named |= block.steps
     return {name: values[0][valid].reshape(valid.sum(), -1) for name, values in named.items()}
 
 

@@ -63,9 +63,9 @@ def test_trajectory_equals_the_oracle(backend, sampler, variant):
         gap = np.linalg.norm(row["B_o"] - row["B_t"])
         np.testing.assert_allclose(block.order.gap[0, i], gap, rtol=1e-10, atol=1e-14)
         for name in ("Hmax", "lr_pred_t", "lr_enc_t"):
-            np.testing.assert_allclose(getattr(block, name)[0, i], row[name], **TOLERANCE)
+            np.testing.assert_allclose(block.steps[name][0, i], row[name], **TOLERANCE)
         if row["epoch"] > 0:
-            np.testing.assert_allclose(block.loss[0, i], row["loss"], **TOLERANCE)
+            np.testing.assert_allclose(block.steps["loss"][0, i], row["loss"], **TOLERANCE)
     assert block.clips[0].tolist() == counts
 
 
@@ -90,7 +90,7 @@ def test_single_precision_follows_the_oracle(backend, variant):
     (block,) = get_backend(backend).simulate(world, [config], lambda epochs: None)
     np.testing.assert_allclose(block.order.P[0], np.stack([row["P"] for row in rows]), atol=2e-5)
     losses = [row["loss"] for row in rows[1:]]
-    np.testing.assert_allclose(block.loss[0, 1:], losses, rtol=1e-4)
+    np.testing.assert_allclose(block.steps["loss"][0, 1:], losses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(6))

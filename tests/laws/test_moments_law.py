@@ -68,7 +68,7 @@ def program(monkeypatch):
             (block,) = backend.simulate(world, [config.model_copy(update={"seed": seed})], lambda epochs: None)
             order = block.order
             state = {name: getattr(order, name)[:, -1] for name in ("P", "b_o", "L_o", "b_t", "L_t", "gap")}
-            values.append(statistics(block.loss[:, -1], block.Hmax[:, -1], block.lr_pred_t[:, -1], **state)[0])
+            values.append(statistics(*(block.steps[name][:, -1] for name in ("loss", "Hmax", "lr_pred_t")), **state)[0])
         return np.array(values)
 
     return sample

@@ -65,20 +65,14 @@ def empty_log(K: int, rows: int, r: int) -> structures.Log:
     def matrix() -> np.ndarray:
         return np.zeros((K, rows, r, r))
 
-    def scalar() -> np.ndarray:
-        return np.zeros((K, rows))
-
     return structures.Log(
         P=matrix(),
         b_o=matrix(),
         L_o=matrix(),
         b_t=matrix(),
         L_t=matrix(),
-        gap=scalar(),
-        loss=scalar(),
-        Hmax=scalar(),
-        lr_pred_t=scalar(),
-        lr_enc_t=scalar(),
+        gap=np.zeros((K, rows)),
+        steps=np.zeros((K, rows, len(structures.LOGGED))),
         valid=np.zeros((K, rows), np.bool_),
     )
 
@@ -87,12 +81,12 @@ def log_block(epochs: Sequence[int], log: structures.Log, course: structures.Cou
     """The rows written so far, not copied: the next block needs a new log. Rows of diverged runs hold zeros."""
     rows = len(epochs)
     order = {name: getattr(log, name)[:, :rows] for name in ("P", "b_o", "L_o", "b_t", "L_t", "gap")}
-    values = {name: getattr(log, name)[:, :rows] for name in ("loss", "Hmax", "lr_pred_t", "lr_enc_t", "valid")}
     runs = len(log.valid)
     return LogBlock(
         epochs=np.array(epochs, dtype=np.int64),
         order=OrderParameters(**order),
         diverged_epoch=course.diverged[:runs].copy(),
         clips=course.clips[:runs].copy(),
-        **values,
+        steps={name: log.steps[:, :rows, i] for i, name in enumerate(structures.LOGGED)},
+        valid=log.valid[:, :rows],
     )

@@ -23,6 +23,10 @@ H_T, H_FLOOR, TICKS, ALPHA_T, BETA_T, LOSS, SQUARE_P, SQUARE_B = range(8)
 """Columns of `Course.now`: the curvature estimate, its floor and updates so far, the rates in force, the loss of the
 last step that reported one, and the squared Frobenius norms of P and B_o."""
 
+LOGGED = {"loss": LOSS, "Hmax": H_T, "lr_pred_t": ALPHA_T, "lr_enc_t": BETA_T}
+LOGGED_OF_NOW = tuple(LOGGED.values())
+"""What a step reports of itself, by the names of `LogBlock.steps`, and the columns of `Course.now` that hold it."""
+
 # Arrays of the dtype that the run trains in, float64 or float32.
 Real = NDArray[np.floating]
 
@@ -57,8 +61,5 @@ class Log(NamedTuple):
     b_t: NDArray[np.float64]
     L_t: NDArray[np.float64]
     gap: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    Hmax: NDArray[np.float64]
-    lr_pred_t: NDArray[np.float64]
-    lr_enc_t: NDArray[np.float64]
+    steps: NDArray[np.float64]  # (K, rows, len(LOGGED))
     valid: NDArray[np.bool_]

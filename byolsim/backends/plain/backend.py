@@ -103,7 +103,8 @@ class _Log:
         return LogBlock(
             epochs=epochs,
             order=OrderParameters(**{name: column(name) for name in (*MATRICES, "gap")}),
-            **{name: column(name) for name in ("loss", "Hmax", "lr_pred_t", "lr_enc_t", "valid")},
+            steps={name: column(name) for name in self.steps},
+            valid=column("valid"),
             diverged_epoch=np.array([run.diverged_epoch for run in self.runs]),
             clips=np.array([run.clips for run in self.runs]),
         )
@@ -111,6 +112,7 @@ class _Log:
     def _row(self, run: Run) -> dict[str, Any]:
         """Order parameters and the step's own values; zero where the run has diverged."""
         values = {"loss": run.loss, "Hmax": run.curvature.H, "lr_pred_t": run.rates.alpha, "lr_enc_t": run.rates.beta}
+        self.steps = tuple(values)
         if run.diverged_epoch >= 0:
             zero = np.zeros_like(run.state.P, np.float64)
             return dict.fromkeys(MATRICES, zero) | dict.fromkeys((*values, "gap"), 0.0) | {"valid": False}

@@ -115,7 +115,8 @@ def _first_runs(block: LogBlock, K: int) -> LogBlock:
         return {name: a[:K] for name, a in arrays.items() if isinstance(a, np.ndarray) and name != "epochs"}
 
     order: Any = block.order
-    return dataclasses.replace(block, **cut(block), order=dataclasses.replace(order, **cut(order)))
+    steps = {name: values[:K] for name, values in block.steps.items()}
+    return dataclasses.replace(block, **cut(block), steps=steps, order=dataclasses.replace(order, **cut(order)))
 
 
 def _steps(group: Group) -> Iterator[int]:

@@ -141,6 +141,7 @@ class GroupLog:
         self.state: LinearLog | SampledLog = (LinearLog if group.is_linear else SampledLog).of(group, world)
         self.epochs: list[int] = []
         self.values: list[dict[str, Tensor]] = []
+        self.valid: list[Tensor] = []
 
     def take(self, epoch: int) -> None:
         """Log the group after this epoch."""
@@ -153,25 +154,22 @@ class GroupLog:
                 "Hmax": group.curvature.H,
                 "lr_pred_t": group.rates.alpha,
                 "lr_enc_t": group.rates.beta,
-                "valid": group.diverged < 0,
             }
         )
+        self.valid.append(group.diverged < 0)
 
     def block(self) -> LogBlock:
         """The rows so far as one block on the host; the log is emptied."""
-        valid = torch.stack([row["valid"] for row in self.values], dim=1)
-        columns = {
-            name: _numpy(_stack([row[name] for row in self.values], valid))
-            for name in ("loss", "Hmax", "lr_pred_t", "lr_enc_t")
-        }
+        valid = torch.stack(self.valid, dim=1)
+        steps = {name: _numpy(_stack([row[name] for row in self.values], valid)) for name in self.values[0]}
         block = LogBlock(
             epochs=np.array(self.epochs, dtype=np.int64),
             order=self.state.parameters(valid),
             valid=_numpy(valid),
             diverged_epoch=_numpy(self.group.diverged).copy(),
             clips=_numpy(self.group.rates.clips).copy(),
-            **columns,
+            steps=steps,
         )
-        self.epochs.clear()
-        self.values.clear()
+        for rows in (self.epochs, self.values, self.valid):
+            rows.clear()
         return block

@@ -43,8 +43,8 @@ from byolsim.backends.numba.structures import (
     BETA_T,
     ENC_EVERY,
     ETA,
-    H_T,
     KEEP,
+    LOGGED_OF_NOW,
     LOSS,
     MU_B,
     MU_P,
@@ -313,7 +313,5 @@ def reduced_snapshot(row, lanes, state, course, scratch, log):
                 scratch.online[i, j], scratch.target[i, j] = X[i, j, lane], X[2 * r + i, j, lane]
         householder_lq(scratch.outside, log.L_t[k, row], scratch.reflections)
         log.gap[k, row] = distance(scratch.online, scratch.target, scratch.difference)
-        log.loss[k, row] = course.now[k, LOSS]
-        log.Hmax[k, row] = course.now[k, H_T]
-        log.lr_pred_t[k, row] = course.now[k, ALPHA_T]
-        log.lr_enc_t[k, row] = course.now[k, BETA_T]
+        for i in range(len(LOGGED_OF_NOW)):
+            log.steps[k, row, i] = course.now[k, LOGGED_OF_NOW[i]]

@@ -10,7 +10,7 @@ import numpy as np
 from byolsim.backends.numba import packing, rules, structures
 from byolsim.backends.numba.linalg import distance, householder_lq, subtract_and_scale
 from byolsim.backends.numba.samplers.base import Sampler
-from byolsim.backends.numba.structures import ALPHA_T, BETA_T, H_T, LOSS, Real
+from byolsim.backends.numba.structures import LOGGED_OF_NOW, Real
 from byolsim.config.run import RunConfig
 from byolsim.machine.jit import kernel
 from byolsim.model.encoder import initial_weights
@@ -108,10 +108,8 @@ def snapshot(row, Q_A, state, course, scratch, log):
         _inside_outside(state.B_o[k], Q_A, scratch, log.b_o[k, row], log.L_o[k, row])
         _inside_outside(state.B_t[k], Q_A, scratch, log.b_t[k, row], log.L_t[k, row])
         log.gap[k, row] = distance(state.B_o[k], state.B_t[k], scratch.difference)
-        log.loss[k, row] = now[k, LOSS]
-        log.Hmax[k, row] = now[k, H_T]
-        log.lr_pred_t[k, row] = now[k, ALPHA_T]
-        log.lr_enc_t[k, row] = now[k, BETA_T]
+        for i in range(len(LOGGED_OF_NOW)):
+            log.steps[k, row, i] = now[k, LOGGED_OF_NOW[i]]
 
 
 @kernel
