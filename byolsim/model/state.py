@@ -25,6 +25,7 @@ class State(NamedTuple):
     B_o: Array  # (r, d) online encoder
     V_B: Array  # (r, d)
     B_t: Array  # (r, d) target encoder
+    lost: Array  # (r, d) what rounding gave B_t too much in its last step, 0 in double precision (`target.towards`)
 
 
 class Evaluation(NamedTuple):

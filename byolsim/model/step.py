@@ -89,7 +89,7 @@ class Run:
 def start(P: Array, B_o: Array, rules: Rules) -> Run:
     """Epoch 0: the target at the encoder, momentum 0, no rate set yet that follows the schedule."""
     config = rules.config
-    state = State(P=P, V_P=np.zeros_like(P), B_o=B_o, V_B=np.zeros_like(B_o), B_t=B_o)
+    state = State(P=P, V_P=np.zeros_like(P), B_o=B_o, V_B=np.zeros_like(B_o), B_t=B_o, lost=np.zeros_like(B_o))
     alpha, beta = (math.nan if rate is None else rate for rate in (config.lr_pred, config.lr_enc))
     return Run(
         state=state,
@@ -143,7 +143,7 @@ def rates_in_force(curvature: CurvatureEstimate, P: Array, rules: Rules) -> Rate
 
 def descend(t: int, state: State, G: Array, rates: Rates, config: RunConfig) -> State:
     """P and B_o after their gradient steps, each where t is a multiple of its period."""
-    P, V_P, B_o, V_B, _ = state
+    P, V_P, B_o, V_B, *_ = state
     grad_P, grad_B = gradients(P, B_o, G, config.weight_decay)
     if t % config.pred_update_every == 0:
         P, V_P = heavy_ball(P, V_P, grad_P, rates.alpha, config.mom_pred)

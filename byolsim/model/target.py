@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+
 from byolsim.model.state import Array, State
 
 
@@ -22,12 +24,18 @@ class EMA:
 
     def after_step(self, state: State) -> State:
         """Move the target, with the new B_o."""
-        return state._replace(B_t=towards(state.B_t, state.B_o, self.tau))
+        B_t, lost = towards(state.B_t, state.B_o, self.tau, state.lost)
+        return state._replace(B_t=B_t, lost=lost)
 
 
-def towards(M: Array, N: Array, tau: float) -> Array:
-    """(1 - tau) M + tau N as the nearer of the two plus a part of their difference.
+def towards(M: Array, N: Array, tau: float, lost: Array) -> tuple[Array, Array]:
+    """(1 - tau) M + tau N as the nearer of the two plus a part of their difference, and what rounding gave too much.
 
-    So M = N stays as it is to the last bit, a tau below the precision does not let M grow, and tau = 1 gives N.
+    So M = N stays as it is to the last bit, a tau below the precision does not let M grow, and tau = 1 gives N. In
+    single precision a step can be less than the last digit of M: what was `lost` in one is made good in the next
+    (Kahan, Further Remarks on Reducing Truncation Errors, 1965). In double precision it is left at 0.
     """
-    return M + tau * (N - M) if tau <= 0.5 else N - (1 - tau) * (N - M)
+    start, part = (M, tau) if tau <= 0.5 else (N, tau - 1)
+    step = part * (N - M) - lost
+    moved = start + step
+    return moved, (moved - start) - step if moved.dtype == np.float32 else lost

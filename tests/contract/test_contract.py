@@ -220,7 +220,7 @@ def test_a_plain_step_descends_the_loss_as_autograd_finds(backend, sampler):
             lr_pred=0.1, lr_enc=0.2, mom_pred=0.3, mom_enc=0.6, tau=0.25,
         )  # fmt: skip
         V_P, V_B = np.random.default_rng(seed).normal(size=(2, r, r + extra))
-        before = State(P=p.P, V_P=V_P[:, :r], B_o=p.B_o, V_B=V_B, B_t=p.B_t)
+        before = State(P=p.P, V_P=V_P[:, :r], B_o=p.B_o, V_B=V_B, B_t=p.B_t, lost=np.zeros_like(V_B))
         evaluation = sampler_class(config)(config, p.world).evaluate(before, (p.X, p.X_plus))
         rules = Rules(config, p.world.lambda_max_x, PREDICTOR_RULES["learned"](config), EMA(config.tau), lambda s: s)
         after = step(1, replace(start(p.P, p.B_o, rules), state=before), evaluation, rules).state
@@ -323,12 +323,16 @@ def test_the_draws_belong_to_their_key(backend, sampler):
 def test_the_target_keeps_its_digits(tau, dtype):
     """At rest it stays at rest to the last bit, tau = 0 and 1 are exact, and between them it is the average."""
     M, N = np.random.default_rng(0).normal(size=(2, 4, 7)).astype(dtype)
-    np.testing.assert_array_equal(towards(M, M, tau), M)
-    assert towards(M, N, tau).dtype == dtype
+    nothing = np.zeros_like(M)
+    rest, lost = towards(M, M, tau, nothing)
+    np.testing.assert_array_equal(rest, M)
+    np.testing.assert_array_equal(lost, nothing)
+    moved, _ = towards(M, N, tau, nothing)
+    assert moved.dtype == dtype
     exact = (1 - tau) * M.astype(float) + tau * N.astype(float)
-    np.testing.assert_allclose(towards(M, N, tau), exact, atol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(moved, exact, atol=4 * np.finfo(dtype).eps)
     if tau in (0.0, 1.0):
-        np.testing.assert_array_equal(towards(M, N, tau), M if tau == 0 else N)
+        np.testing.assert_array_equal(moved, M if tau == 0 else N)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -41,9 +41,14 @@ class Reduced(Direct):
         return reduced_coordinates(B_o, self.world)[: self.world.r]
 
     def settle(self, state: State) -> State:
-        """X brought back to triangular form."""
+        """X brought back to triangular form; fresh directions start from 0, and have lost nothing.
+
+        `lost` is not turned with the other outside columns: a step turns them by little, and it is below a rounding.
+        """
         B_o, V_B, B_t = np.split(retriangulate(_rows(state)), 3)
-        return state._replace(B_o=B_o, V_B=V_B, B_t=B_t)
+        lost = state.lost.copy()
+        lost[:, 4 * self.world.r :] = 0
+        return state._replace(B_o=B_o, V_B=V_B, B_t=B_t, lost=lost)
 
     def snapshot(self, state: State) -> dict[str, Any]:
         """Read off the coordinates; the outside part of the target, r rows of 3r columns, is made triangular."""
