@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numba
 import pytest
-from cases import byolsim
+from cases import needs_torch
 
 from byolsim.machine import kernel_cache
 from byolsim.machine.jit import kernel
@@ -145,12 +145,19 @@ def test_a_planted_folder_under_the_temporary_one_is_not_used(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_disabled_compilation_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
-    code, _, err = byolsim("run", "--epochs", "2", "--out_dir", str(tmp_path))
-    assert code == 2
-    assert err.startswith("byolsim: NUMBA_DISABLE_JIT is set")
-    assert err.count("\n") == 1
+@pytest.mark.parametrize("backend", ["numba", pytest.param("torch", marks=needs_torch), "numpy"])
+def test_disabled_compilation_is_refused_where_there_are_kernels(backend, tmp_path):
+    """The reference has none, not even for its draws."""
+    words = ["run", "--backend", backend, "--device", "cpu", "--epochs", "2", "--out_dir", str(tmp_path)]
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-m", "byolsim", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if backend == "numpy":
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert done.returncode == 2
+    assert done.stderr.startswith("byolsim: NUMBA_DISABLE_JIT is set")
+    assert done.stderr.count("\n") == 1
     assert not list(tmp_path.rglob("*.parquet"))
 
 
