@@ -16,7 +16,7 @@ from byolsim.config.run import RunConfig
 from byolsim.store.failures import FOLDER
 from byolsim.sweeps.estimate import Cost, estimate
 from byolsim.sweeps.launch import SweepResult, carry_out
-from byolsim.sweeps.outcome import Progress
+from byolsim.sweeps.meter import Progress
 from byolsim.sweeps.plan import Plan, plan_sweep
 from byolsim.sweeps.pools.catalogue import choice_of, executor_size
 

@@ -13,9 +13,10 @@ from typing import Any
 from byolsim.config.run import RunConfig
 from byolsim.store.failures import save_failure
 from byolsim.sweeps.claims import Claims
-from byolsim.sweeps.meter import Meter, Part
-from byolsim.sweeps.outcome import Outcome, Progress, Writer, one_line
+from byolsim.sweeps.meter import Meter, Part, Progress
+from byolsim.sweeps.outcome import Outcome, one_line
 from byolsim.sweeps.pools.base import Pool, PoolBroken, PoolLost, WorkerDied
+from byolsim.sweeps.writer import Writer
 
 REPORT_S = 0.2
 """Seconds between reports of progress."""

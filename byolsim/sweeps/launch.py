@@ -19,12 +19,14 @@ from byolsim.simulate import warm_up
 from byolsim.store.failures import FOLDER
 from byolsim.store.names import run_path
 from byolsim.sweeps.dispatch import Dispatch
-from byolsim.sweeps.outcome import Outcome, Progress, Single, Writer, unfailing
+from byolsim.sweeps.meter import Progress, unfailing
+from byolsim.sweeps.outcome import Outcome
 from byolsim.sweeps.plan import Plan, check_workers, plan_run, plan_sweep
 from byolsim.sweeps.pools.base import Pool
 from byolsim.sweeps.pools.catalogue import executor_size, pool_class
 from byolsim.sweeps.pools.here import Here
 from byolsim.sweeps.pools.processes import Processes
+from byolsim.sweeps.writer import Single, Writer
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _carry_out(
     if not plan.todo:
         return SweepResult(outcomes, time.perf_counter() - start)
     check_writable(plan.out_dir)
-    clear_all_leftovers(plan.out_dir)
+    clear_leftovers(plan.out_dir / FOLDER)
     for group in plan.todo:
         warm_up(group[0])
     try:

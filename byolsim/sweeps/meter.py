@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from byolsim.sweeps.outcome import Progress
+from byolsim.sweeps.outcome import one_line
+
+Progress = Callable[[int], None]
+"""Is told, now and then, how many more run-steps are done."""
 
 
 @dataclass
@@ -55,3 +61,24 @@ class Part:
     def end(self, run_steps: int) -> None:
         """The group has come to its end: so many of its run-steps need not be done again."""
         self.meter.end(self, run_steps)
+
+
+def unfailing(progress: Progress) -> Progress:
+    """`progress`, which may be anybody's, as it must be in the middle of a run: after its first error it is left alone.
+
+    Where that cannot be said either (standard error is closed), nothing is said.
+    """
+    asked = True
+
+    def tell(run_steps: int) -> None:
+        nonlocal asked
+        if not asked:
+            return
+        try:
+            progress(run_steps)
+        except Exception as error:
+            asked = False
+            with contextlib.suppress(Exception):
+                warnings.warn(f"progress is not shown any more ({one_line(error)})", stacklevel=2)
+
+    return tell

@@ -18,7 +18,7 @@ from byolsim.store.failures import lasting_failures
 from byolsim.store.files import is_complete
 from byolsim.store.names import SUFFIX
 from byolsim.sweeps.grid import estimated_cost, joined, shard_of, tasks
-from byolsim.sweeps.outcome import Single, Writer
+from byolsim.sweeps.writer import Single, Writer
 
 MAX_WORKERS = 4096
 WORTH_PROCESSES = 4e10

@@ -16,7 +16,7 @@ from byolsim.cli import _COMMANDS, main
 from byolsim.config.run import RunConfig
 from byolsim.store.files import read_info
 from byolsim.store.folder import read_folder
-from byolsim.sweeps import outcome as work
+from byolsim.sweeps import compute
 
 TINY = "--d_latent 2 --d_obs 4 --latent_spectrum flat:1 --epochs 8 --log_every 4"
 
@@ -123,12 +123,12 @@ GRID = f"{TINY} --seeds 1 --batch_sizes 3 --tau_logspace 1e-2 1e-1 2 --lr_pred_l
 
 
 def test_a_sweep_with_failed_runs_lists_them_and_exits_1(byolsim, monkeypatch):
-    simulate = work.simulate_group
+    simulate = compute.simulate_group
 
     def fails(group, progress):
         raise ArithmeticError("Unable to allocate 1 TiB")
 
-    monkeypatch.setattr(work, "simulate_group", fails)
+    monkeypatch.setattr(compute, "simulate_group", fails)
     code, out, err = byolsim(f"sweep {GRID}")
     assert (code, err) == (1, "")
     lines = out.splitlines()
@@ -136,7 +136,7 @@ def test_a_sweep_with_failed_runs_lists_them_and_exits_1(byolsim, monkeypatch):
     assert lines[1].split() == ["run", "seed", "batch_size", "tau", "lr_pred", "lr_enc", "reason"]
     assert len(lines) == 9
     assert all(line.endswith("  ArithmeticError: Unable to allocate 1 TiB") for line in lines[2:8])
-    monkeypatch.setattr(work, "simulate_group", simulate)
+    monkeypatch.setattr(compute, "simulate_group", simulate)
     code, out, _ = byolsim(f"sweep {GRID}")
     assert code == 1, "reported until somebody asks for another try"
     assert out.endswith("6 failed before and were not tried again: --retry_failed does\n")
@@ -147,7 +147,7 @@ def test_a_sweep_with_failed_runs_lists_them_and_exits_1(byolsim, monkeypatch):
 
 
 def test_fail_fast_leaves_the_rest(byolsim, monkeypatch):
-    monkeypatch.setattr(work, "simulate_group", lambda group, progress: 1 / 0)
+    monkeypatch.setattr(compute, "simulate_group", lambda group, progress: 1 / 0)
     code, out, _ = byolsim(f"sweep {GRID} --seeds 2 --fail-fast")
     assert code == 1
     assert "6 failed; " in out

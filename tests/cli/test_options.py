@@ -51,7 +51,7 @@ def refused(line: str) -> str:
 @pytest.mark.parametrize("after", ["", "--seed 3"])
 def test_log_wandb_alone_means_true(monkeypatch, words, logged, after):
     records = []
-    monkeypatch.setattr("byolsim.sweeps.outcome.log_run", lambda record, out_dir: records.append(record))
+    monkeypatch.setattr("byolsim.sweeps.writer.log_run", lambda record, out_dir: records.append(record))
     assert byolsim(f"run {TINY} {words} {after}")[0] == 0
     assert len(records) == logged
     assert len(stored()) == 1

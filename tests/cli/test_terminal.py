@@ -20,7 +20,7 @@ from byolsim.machine import kernel_cache
 from byolsim.machine.interrupts import deferred_interrupt
 from byolsim.store.files import read_info
 from byolsim.sweeps import launch
-from byolsim.sweeps import outcome as work
+from byolsim.sweeps import writer as writing
 from byolsim.sweeps.plan import plan_sweep
 from byolsim.sweeps.pools import processes
 
@@ -66,12 +66,12 @@ def test_a_signal_in_the_middle_of_an_import(module, number, code):
 
 IN_A_RUN = """
 import os, signal
-from byolsim.sweeps import outcome as work
+from byolsim.sweeps import compute
 def simulate_group(group, progress):
     try:
         os.kill(os.getpid(), {first})
     {then}
-work.simulate_group = simulate_group
+compute.simulate_group = simulate_group
 """
 TWICE = "finally: os.kill(os.getpid(), 2)"
 LOST = "except BaseException: raise RuntimeError('a library lost it') from None"
@@ -151,7 +151,7 @@ def test_workers_share_no_semaphore(tmp_path, monkeypatch):
     monkeypatch.setattr(synchronize.SemLock, "__init__", refused)
     config = SweepConfig(d_latent=2, d_obs=4, latent_spectrum="flat:1", epochs=8)
     assert launch.carry_out(plan_sweep(config, tmp_path, workers=2)).count("completed") == 80
-    with processes.Processes(1, work.Writer(tmp_path)) as pool:
+    with processes.Processes(1, writing.Writer(tmp_path)) as pool:
         (slot,) = pool.slots
         slot.process.kill()
         slot.restart()

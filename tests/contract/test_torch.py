@@ -22,7 +22,8 @@ from byolsim.model.encoder import initial_layers
 from byolsim.model.metrics import METRICS, OF_LINEAR_P
 from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
-from byolsim.sweeps import outcome as work
+from byolsim.sweeps import compute
+from byolsim.sweeps import writer as writing
 from byolsim.sweeps.grid import tasks
 
 pytestmark = [pytest.mark.torch, pytest.mark.skipif(not HAS_TORCH, reason="no torch")]
@@ -347,7 +348,7 @@ def test_out_of_memory_halves_the_group(monkeypatch, tmp_path):
     )  # fmt: skip
     (group,) = tasks(expand(config), 1)
     sizes = []
-    simulate = work.simulate_group
+    simulate = compute.simulate_group
 
     def small_memory(runs, progress):
         sizes.append(len(runs))
@@ -355,8 +356,8 @@ def test_out_of_memory_halves_the_group(monkeypatch, tmp_path):
             raise GroupTooLarge(f"{len(runs)} runs do not fit")
         return simulate(runs, progress)
 
-    monkeypatch.setattr(work, "simulate_group", small_memory)
-    outcomes = work.compute_and_store(group, work.Writer(tmp_path), lambda steps: None)
+    monkeypatch.setattr(compute, "simulate_group", small_memory)
+    outcomes = compute.compute_and_store(group, writing.Writer(tmp_path), lambda steps: None)
     assert sizes == [8, 4, 2, 1, 1, 2, 4, 2, 2]
     assert [outcome.status for outcome in outcomes] == ["failed"] + ["completed"] * 7
     assert outcomes[0].reason == "GroupTooLarge: 1 runs do not fit"

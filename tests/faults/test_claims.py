@@ -11,8 +11,7 @@ import pytest
 
 from byolsim.config.grid import SweepConfig, expand
 from byolsim.simulate import warm_up
-from byolsim.sweeps import claims, launch
-from byolsim.sweeps import outcome as work
+from byolsim.sweeps import claims, compute, launch
 from byolsim.sweeps.claims import Claims
 from byolsim.sweeps.plan import plan_sweep
 
@@ -27,13 +26,13 @@ def config():
 def computed(monkeypatch):
     """Ids of the runs that are computed in this process, each as often as it is."""
     ids = []
-    simulate = work.simulate_group
+    simulate = compute.simulate_group
 
     def counting(group, progress):
         ids.extend(config.run_id for config in group)
         return simulate(group, progress)
 
-    monkeypatch.setattr(work, "simulate_group", counting)
+    monkeypatch.setattr(compute, "simulate_group", counting)
     return ids
 
 

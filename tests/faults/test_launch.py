@@ -27,8 +27,8 @@ from byolsim.machine.temporary import clear_leftovers, temporary_path
 from byolsim.store.failures import clear_failure, failure_path
 from byolsim.store.files import is_complete
 from byolsim.store.names import run_path
-from byolsim.sweeps import dispatch, grid, launch, plan
-from byolsim.sweeps import outcome as work
+from byolsim.sweeps import compute, dispatch, grid, launch, plan
+from byolsim.sweeps import writer as writing
 from byolsim.sweeps.meter import Meter
 from byolsim.sweeps.pools import processes
 
@@ -69,14 +69,14 @@ def test_a_larger_grid_reuses_the_smaller_one(config, tmp_path):
 
 
 def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, monkeypatch):
-    simulate = work.simulate_group
+    simulate = compute.simulate_group
 
     def fails_for_seed_1(group, progress):
         if group[0].seed == 1:
             raise ArithmeticError("what nobody foresaw")
         return simulate(group, progress)
 
-    monkeypatch.setattr(work, "simulate_group", fails_for_seed_1)
+    monkeypatch.setattr(compute, "simulate_group", fails_for_seed_1)
     result = launch.sweep(config, tmp_path, workers=1)
     assert (result.count("completed"), result.count("failed")) == (6, 6)
     failed = [run for run in expand(config) if run.seed == 1]
@@ -85,7 +85,7 @@ def test_a_group_that_fails_is_recorded_and_the_rest_goes_on(config, tmp_path, m
         assert record["run_id"] == run.run_id
         assert record["reason"] == "ArithmeticError: what nobody foresaw"
         assert RunConfig(**record["config"]) == run
-    monkeypatch.setattr(work, "simulate_group", simulate)
+    monkeypatch.setattr(compute, "simulate_group", simulate)
     again = launch.sweep(config, tmp_path, workers=1)
     assert (again.count("skipped"), again.count("failed")) == (6, 6), "what failed is reported, and not tried again"
     assert {outcome.reason for outcome in again.outcomes if outcome.status == "failed"} == {record["reason"]}
@@ -98,7 +98,7 @@ def test_a_want_of_memory_is_no_fault_of_the_run(config, tmp_path, monkeypatch):
         raise MemoryError("Unable to allocate 1 TiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "simulate_group", full)
+        patch.setattr(compute, "simulate_group", full)
         assert launch.sweep(config, tmp_path, workers=1).count("failed") == 12
     assert launch.sweep(config, tmp_path, workers=1).count("completed") == 12, "all are tried again"
 
@@ -150,14 +150,14 @@ def test_a_file_that_is_removed_in_the_middle_of_a_sweep_is_not_counted(config, 
 
 def unwritable(config, monkeypatch, error):
     """The file of one run cannot be written."""
-    save = work.save
+    save = writing.save
 
     def fails_for_one(record, path):
         if record.config == expand(config)[3]:
             raise error
         return save(record, path)
 
-    monkeypatch.setattr(work, "save", fails_for_one)
+    monkeypatch.setattr(writing, "save", fails_for_one)
     return save
 
 
@@ -173,7 +173,7 @@ def test_a_file_that_cannot_be_written_fails_its_run_only(config, tmp_path, monk
 
 def test_a_folder_that_takes_no_files_any_more_stops_the_sweep(config, tmp_path, monkeypatch):
     unwritable(config, monkeypatch, UserError("cannot write x: Read-only file system"))
-    monkeypatch.setattr(work, "probe", lambda folder: (folder / "gone" / "x.tmp").touch())
+    monkeypatch.setattr(writing, "probe", lambda folder: (folder / "gone" / "x.tmp").touch())
     monkeypatch.setattr(plan, "tasks", lambda runs, workers, limit: grid._groups(runs))  # the group of the run first
     result = launch.sweep(config, tmp_path, workers=1)
     assert result.stopped == "cannot write x: Read-only file system"
@@ -198,7 +198,7 @@ def test_a_full_disk_stops_the_sweep_and_a_restart_goes_on(config, tmp_path, mon
     assert counts == [5, 1, 6], "the rest of the group is written, the other group not begun"
     assert result.stopped == "cannot write x: No space left on device"
     assert json.loads(failure_path(tmp_path, expand(config)[3]).read_text())["transient"]
-    monkeypatch.setattr(work, "save", save)
+    monkeypatch.setattr(writing, "save", save)
     again = launch.sweep(config, tmp_path, workers=1)
     assert (again.count("skipped"), again.count("completed")) == (5, 7), "the run is not to blame: it is tried again"
     assert not list(tmp_path.rglob("*failed*"))
@@ -228,12 +228,12 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path, workers):
 def test_after_a_death_what_is_stored_counts_and_the_rest_is_halved(config, tmp_path):
     group = tuple(run for run in expand(config) if run.seed == 1)
     launch.run(group[0], tmp_path)
-    writer = work.Writer(tmp_path)
+    writer = writing.Writer(tmp_path)
     stored, again = dispatch.after_death(dispatch.Task(group), writer)
     assert [outcome.status for outcome in stored] == ["completed"]
     assert [task.group for task in again] == [group[1:4], group[4:]]
     assert all(task.retried for task in again)
-    replacing = work.Writer(tmp_path, force=True)
+    replacing = writing.Writer(tmp_path, force=True)
     assert dispatch.after_death(dispatch.Task(group), replacing)[0] == [], "what is there was to be replaced"
     single = dispatch.Task(group[1:2])
     outcomes, (once_more,) = dispatch.after_death(single, writer)
@@ -264,7 +264,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
 
 
 def test_a_worker_that_dies_while_it_is_idle_is_replaced(config, tmp_path):
-    with processes.Processes(1, work.Writer(tmp_path)) as pool:
+    with processes.Processes(1, writing.Writer(tmp_path)) as pool:
         (slot,) = pool.slots
         slot.process.kill()
         slot.process.join()

@@ -16,7 +16,7 @@ from byolsim.config.run import RunConfig
 from byolsim.store.files import is_complete, save
 from byolsim.store.names import run_path
 from byolsim.sweeps.launch import run, sweep
-from byolsim.sweeps.outcome import Writer
+from byolsim.sweeps.writer import Writer
 
 TINY = {"d_latent": 1, "d_obs": 2, "latent_spectrum": "flat:1", "epochs": 2, "batch_size": 1}
 LINE = " ".join(f"--{name} {value}" for name, value in TINY.items())

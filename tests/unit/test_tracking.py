@@ -13,7 +13,7 @@ from byolsim.store import tracking
 from byolsim.store.files import is_complete
 from byolsim.store.folder import read_folder
 from byolsim.store.names import run_path
-from byolsim.sweeps import launch, outcome
+from byolsim.sweeps import launch, writer
 
 
 class FakeClient:
@@ -73,7 +73,7 @@ def test_configuration_and_rows_are_logged(client, tmp_path, capsys):
 def test_the_file_is_safe_before_anything_is_logged(client, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        outcome, "log_run", lambda record, out_dir: seen.append(is_complete(run_path(tmp_path, small()), small()))
+        writer, "log_run", lambda record, out_dir: seen.append(is_complete(run_path(tmp_path, small()), small()))
     )
     launch.run(small(), tmp_path, log_wandb=True)
     assert seen == [True]

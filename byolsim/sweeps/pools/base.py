@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from byolsim.config.run import RunConfig
-from byolsim.sweeps.outcome import Outcome, Progress
+from byolsim.sweeps.meter import Progress
+from byolsim.sweeps.outcome import Outcome
 
 
 @dataclass(frozen=True)

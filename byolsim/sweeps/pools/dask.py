@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -20,9 +19,9 @@ from byolsim.errors import UserError
 from byolsim.machine.cores import available_cores
 from byolsim.machine.interrupts import ignored_interrupt
 from byolsim.machine.threads import one_thread_each
-from byolsim.sweeps.outcome import Writer
 from byolsim.sweeps.pools.base import Choice, PoolBroken, PoolLost
 from byolsim.sweeps.pools.executor import Through, broken
+from byolsim.sweeps.writer import Writer
 
 CONNECT_S = 5
 CLOSE_S = 2
@@ -130,6 +129,7 @@ def _client(distributed: Any, scheduler: str | None, workers: int) -> Iterator[A
 
 def _check_scheduler(distributed: Any, address: str) -> None:
     """`UserError` unless a scheduler says who it is: a client waits for ever for one that accepts and is silent."""
+    import asyncio  # loaded with Dask: a sweep without it starts sooner
 
     async def identity() -> Any:
         async with distributed.core.rpc(address, timeout=CONNECT_S) as scheduler:

@@ -11,8 +11,11 @@ from byolsim.errors import UserError
 from byolsim.machine.code import code_id
 from byolsim.machine.cores import available_cores
 from byolsim.record import RunRecord
-from byolsim.sweeps.outcome import Failure, Outcome, Progress, Writer, checked, compute, compute_and_store, one_line
+from byolsim.sweeps.compute import checked, compute, compute_and_store
+from byolsim.sweeps.meter import Progress
+from byolsim.sweeps.outcome import Failure, Outcome, one_line
 from byolsim.sweeps.pools.base import Pool, PoolBroken, WorkerDied
+from byolsim.sweeps.writer import Writer
 
 
 class Through(Pool):

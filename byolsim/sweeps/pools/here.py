@@ -7,8 +7,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from byolsim.config.run import RunConfig
-from byolsim.sweeps.outcome import Outcome, Progress, Writer, compute_and_store
+from byolsim.sweeps.compute import compute_and_store
+from byolsim.sweeps.meter import Progress
+from byolsim.sweeps.outcome import Outcome
 from byolsim.sweeps.pools.base import Pool
+from byolsim.sweeps.writer import Writer
 
 
 class Here(Pool):

@@ -23,8 +23,11 @@ from byolsim.config.run import RunConfig
 from byolsim.errors import UserError, show_warnings_as_lines
 from byolsim.machine.interrupts import ignored_interrupt
 from byolsim.machine.threads import one_thread_each
-from byolsim.sweeps.outcome import Outcome, Progress, Writer, compute_and_store, one_line, unfailing
+from byolsim.sweeps.compute import compute_and_store
+from byolsim.sweeps.meter import Progress, unfailing
+from byolsim.sweeps.outcome import Outcome, one_line
 from byolsim.sweeps.pools.base import Choice, Pool, PoolBroken, WorkerDied
+from byolsim.sweeps.writer import Writer
 
 STARTS = 3
 NO_START = "worker processes cannot start any more (out of memory?)"
