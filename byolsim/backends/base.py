@@ -6,7 +6,6 @@ what it cannot is refused from there, and docs/options.md shows it as a table.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from byolsim.config.fields import names
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
+from byolsim.machine.memory import machine_memory
 from byolsim.model.order import OrderParameters, SampledFeatures
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.samplers import SAMPLERS, sampler_name, sampler_of
@@ -120,10 +120,7 @@ def rows_per_block(K: int, r: int) -> int:
 
 def check_memory(config: RunConfig, numbers: int) -> None:
     """`UserError` if one run needs more double-precision numbers than this machine's memory holds."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        memory = 2**36  # a system that does not say
+    memory = machine_memory()
     if 8 * numbers > memory:
         raise UserError(
             f"batch_size = {config.batch_size}, d_obs = {config.d_obs} and d_latent = {config.d_latent} need "

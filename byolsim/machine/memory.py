@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+from functools import cache
 from pathlib import Path
+
+
+@cache
+def machine_memory() -> int:
+    """Bytes of memory of the machine; a number beyond any need where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**63 - 1
 
 
 def available_memory() -> int:
     """Bytes that this process may use: of the machine, its control group and its own limit."""
-    found = [2**63 - 1]
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # a system that does not say
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found + _group_limits() + _own_limits())
+    return min([machine_memory(), *_group_limits(), *_own_limits()])
 
 
 def _own_limits() -> list[int]:

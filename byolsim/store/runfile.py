@@ -122,7 +122,7 @@ class RunFile:
                 raise ValueError("checksum of the pages")
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Check the bytes of the columns, where they are nearly all those of the file."""
+        """Check the bytes of the columns; those of all where the columns are more than half."""
         with self._damage_named():
             if self.seal is None:
                 self._check_places()

@@ -73,6 +73,11 @@ def _advance(t: int, run: Run, draw: Any, sampler: Sampler, rules: Rules) -> Run
     return step(t, run, sampler.evaluate(run.state, draw), rules)
 
 
+def reported(run: Run) -> dict[str, float]:
+    """What the last step reports of itself, by the names of `LogBlock.steps`."""
+    return {"loss": run.loss, "Hmax": run.curvature.H, "lr_pred_t": run.rates.alpha, "lr_enc_t": run.rates.beta}
+
+
 class _Log:
     """Rows of one block: of each logged epoch, the runs as they stood."""
 
@@ -103,7 +108,7 @@ class _Log:
         return LogBlock(
             epochs=epochs,
             order=OrderParameters(**{name: column(name) for name in (*MATRICES, "gap")}),
-            steps={name: column(name) for name in self.steps},
+            steps={name: column(name) for name in reported(self.runs[0])},
             valid=column("valid"),
             diverged_epoch=np.array([run.diverged_epoch for run in self.runs]),
             clips=np.array([run.clips for run in self.runs]),
@@ -111,8 +116,7 @@ class _Log:
 
     def _row(self, run: Run) -> dict[str, Any]:
         """Order parameters and the step's own values; zero where the run has diverged."""
-        values = {"loss": run.loss, "Hmax": run.curvature.H, "lr_pred_t": run.rates.alpha, "lr_enc_t": run.rates.beta}
-        self.steps = tuple(values)
+        values = reported(run)
         if run.diverged_epoch >= 0:
             zero = np.zeros_like(run.state.P, np.float64)
             return dict.fromkeys(MATRICES, zero) | dict.fromkeys((*values, "gap"), 0.0) | {"valid": False}
