@@ -18,6 +18,7 @@ from byolsim.config.fields import names
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.machine.memory import machine_memory
+from byolsim.model.encoder import Start
 from byolsim.model.order import OrderParameters, SampledFeatures
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.samplers import SAMPLERS, sampler_name, sampler_of
@@ -96,7 +97,7 @@ class LogBlock:
     Attributes
     ----------
     epochs : (L,) the logged epochs.
-    order : the order parameters, stacked (K, L, r, r); what was measured on a sample for models with an MLP.
+    order : the order parameters, stacked (K, L, ., .); what was measured on a sample for models with an MLP.
     steps : column name -> (K, L), what a step reports of itself: `loss` of its minibatch and the curvature estimate
         `Hmax`, NaN at epoch 0; the rates `lr_pred_t` and `lr_enc_t` that it used, at epoch 0 the fixed rate, NaN under
         the schedule.
@@ -113,9 +114,10 @@ class LogBlock:
     clips: NDArray[np.int64]
 
 
-def rows_per_block(K: int, r: int) -> int:
-    """Logged epochs that a backend hands over at once: five r x r matrices a run and epoch."""
-    return max(1, min(ROWS_PER_BLOCK, BLOCK_NUMBERS // (5 * K * r * r)))
+def rows_per_block(K: int, config: RunConfig) -> int:
+    """Logged epochs of K runs that a backend hands over at once: P, b_o, L_o, b_t and L_t a run and epoch."""
+    k, q = config.k, config.structured
+    return max(1, min(ROWS_PER_BLOCK, BLOCK_NUMBERS // (K * k * (3 * k + 2 * q))))
 
 
 def check_memory(config: RunConfig, numbers: int) -> None:
@@ -123,7 +125,8 @@ def check_memory(config: RunConfig, numbers: int) -> None:
     memory = machine_memory()
     if 8 * numbers > memory:
         raise UserError(
-            f"batch_size = {config.batch_size}, d_obs = {config.d_obs} and d_latent = {config.d_latent} need "
+            f"batch_size = {config.batch_size}, d_obs = {config.d_obs} and "
+            f"d_{'embed' if config.d_embed else 'latent'} = {config.k} need "
             f"{8 * numbers / 2**30:.0f} GiB: must be at most {memory / 2**30:.0f} GiB, the memory of this machine"
         )
 
@@ -154,7 +157,7 @@ class Backend(ABC):
 
     def group_limit(self, config: RunConfig) -> int:
         """Largest useful group: more runs would gain nothing from shared draws, or not fit into memory."""
-        return max(1, min(RUNS_PER_GROUP, GROUP_NUMBERS // (5 * config.d_latent * config.d_obs)))
+        return max(1, min(RUNS_PER_GROUP, GROUP_NUMBERS // (5 * config.k * config.d_obs)))
 
     def tiny(self, config: RunConfig) -> RunConfig:
         """The smallest run that needs what this one needs compiled; equal for configurations that need the same."""
@@ -166,11 +169,18 @@ class Backend(ABC):
         """Compile what runs of the kind of this tiny one need; later processes find it in the cache."""
 
     @abstractmethod
-    def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
+    def simulate(
+        self,
+        world: World,
+        group: Sequence[RunConfig],
+        progress: Callable[[int], None],
+        initial: Start | None = None,
+    ) -> Iterator[LogBlock]:
         """Train the runs of one group and yield their logged epochs, in order.
 
         `group` holds configurations that differ in the fields declared `per_run` alone. `progress` is told, now and
-        then, how many more epochs the group has done. A run's numbers do not depend on the other members of its group.
+        then, how many more epochs the group has done. `initial` is where all of its runs start, if not where their
+        configurations say. A run's numbers do not depend on the other members of its group.
         Raises `GroupTooLarge` where the device's memory does not hold the group.
         """
 

@@ -15,6 +15,12 @@ class Known(TypedDict, total=False):
     per_run: bool
     """Whether the runs of one group may differ in it: it decides neither world, draws, shapes, logged epochs nor
     arithmetic."""
+    outside_id: bool
+    """Whether a run's id leaves it out: it does not decide its numbers, or another field says what it decides."""
+    unstored: bool
+    """Whether it is no hyperparameter: neither a column nor told by a run's file."""
+    of_world: bool
+    """Whether a world file says it, so that it cannot be given beside one."""
     compiled: bool
     """Whether it decides which kernels a run needs."""
     point: bool

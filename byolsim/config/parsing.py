@@ -26,16 +26,37 @@ def tau_from_ema_m(ema_m: Any) -> Any:
 
 
 def parse_spectrum(value: Any) -> Any:
-    """Canonical text of a spectrum, so that `geometric:0.10:10` and `geometric:0.1:10.0` are one configuration."""
+    """Canonical text of a spectrum, so that `geometric:0.10:10` and `geometric:0.1:10.0` are one configuration.
+
+    LO and HI may come in either order, and so may the numbers of a list.
+    """
+    parsed = _parse_numbers(value, {"geometric": 2, "linear": 2, "flat": 1}, 1e-12, 1e12)
+    if parsed is None:
+        return value
+    kind, numbers = parsed
+    return _text_of(kind, sorted(numbers, reverse=not kind))
+
+
+def parse_correlation(value: Any) -> Any:
+    """Canonical text of correlations in [-1, 1], in the order of the latents; None where all of them are 1."""
+    parsed = _parse_numbers(value, {"linear": 2, "flat": 1}, -1.0, 1.0)
+    if parsed is None:
+        return value
+    kind, numbers = parsed
+    return None if set(numbers) == {1.0} else _text_of(kind, [number + 0.0 for number in numbers])
+
+
+def _parse_numbers(value: Any, arity: dict[str, int], least: float, largest: float) -> tuple[str, list[float]] | None:
+    """(kind, numbers) of a text `kind:NUMBER:NUMBER`, ("", numbers) of a list; None for what is neither."""
     if isinstance(value, (list, tuple)):
         if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
             raise ValueError("a list must hold numbers only")
         value = ",".join(repr(v) for v in value)
     if not isinstance(value, str):
-        return value
+        return None
     kind, colon, rest = (part.strip() for part in value.partition(":"))
-    arity = {"geometric": 2, "linear": 2, "flat": 1}.get(kind) if colon else None
-    if colon and arity is None:
+    count = arity.get(kind) if colon else None
+    if colon and count is None:
         raise ValueError("unknown kind of spectrum")
     try:
         # a list has commas, blanks or both between its numbers; an empty place in it is a mistake
@@ -43,16 +64,16 @@ def parse_spectrum(value: Any) -> Any:
         numbers = [float(part) for part in parts]
     except ValueError:
         raise ValueError("not a list of numbers") from None
-    if arity is not None and len(numbers) != arity:
-        raise ValueError(f"{kind} takes {arity} number{'s' * (arity > 1)}")
-    if not all(1e-12 <= v <= 1e12 for v in numbers):
-        raise ValueError("each number must lie between 1e-12 and 1e12")
-    if arity == 2:
-        numbers.sort()  # LO and HI in either order
+    if count is not None and len(numbers) != count:
+        raise ValueError(f"{kind} takes {count} number{'s' * (count > 1)}")
+    if not all(least <= v <= largest for v in numbers):
+        raise ValueError(f"each number must lie between {least:g} and {largest:g}")
+    return (kind if colon else ""), numbers
+
+
+def _text_of(kind: str, numbers: list[float]) -> str:
     text = [format(v, "g") if float(format(v, "g")) == v else repr(v) for v in numbers]
-    if arity is not None:
-        return ":".join([kind, *text])
-    return ",".join(t for _, t in sorted(zip(numbers, text, strict=True), reverse=True))
+    return ":".join([kind, *text]) if kind else ",".join(text)
 
 
 def as_tuple(value: Any) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -30,7 +30,8 @@ from pydantic import (
 )
 
 from byolsim.config.fields import hyper, known, names
-from byolsim.config.parsing import parse_spectrum, tau_from_ema_m
+from byolsim.config.parsing import parse_correlation, parse_spectrum, tau_from_ema_m
+from byolsim.config.second_moments import read_moments
 from byolsim.version import NUMERICS_VERSION, SCHEMA_VERSION
 
 CPU_BACKENDS = ("numba", "numpy")
@@ -41,8 +42,9 @@ MAX_ROWS = 10**8
 
 
 def identity(values: Mapping[str, Any], schema_version: int, numerics_version: int) -> str:
-    """The id of a configuration under given versions; what is None is left out of it."""
-    given = {key: value for key, value in values.items() if value is not None}
+    """The id of a configuration under given versions; what is None or declared `outside_id` is left out of it."""
+    outside = names(RunConfig, "outside_id")
+    given = {key: value for key, value in values.items() if value is not None and key not in outside}
     # -0.0 is 0.0
     content = {key: value + 0.0 if isinstance(value, float) else value for key, value in given.items()}
     content |= {"schema_version": schema_version, "numerics_version": numerics_version}
@@ -54,6 +56,17 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 Period = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 BatchSize = Annotated[int, Field(ge=1, le=10**9)]
+
+
+def _null_at(default: Any) -> Callable[[Any], Any]:
+    """None in place of a default that was given: of one configuration there is one form."""
+    return lambda value: None if value == default else value
+
+
+InitScale = Annotated[
+    Annotated[float, Field(ge=0, le=1e6)] | None,
+    AfterValidator(_null_at(1.0)),
+]
 LrEncMode = Literal["same", "ratio", "logspace", "from_tau", "auto"]
 
 
@@ -73,8 +86,12 @@ class Frozen(BaseModel):
 class Shared(Frozen):
     """The hyperparameters that one run and a whole grid have in common (docs/derivation.md, sections 1 to 6)."""
 
-    d_latent: Annotated[int, Field(ge=1, le=10_000)] = hyper(10, "latent dimension r", symbol="r", told="always")
-    d_obs: Annotated[int, Field(ge=1, le=10**7)] = hyper(100, "observed dimension d >= r", symbol="d", told="always")
+    d_latent: Annotated[int, Field(ge=1, le=10_000)] = hyper(
+        10, "latent dimension r", symbol="r", told="always", of_world=True
+    )
+    d_obs: Annotated[int, Field(ge=1, le=10**7)] = hyper(
+        100, "observed dimension d >= r", symbol="d", told="always", of_world=True
+    )
     epochs: Annotated[int, Field(ge=1, le=10**12)] = hyper(
         2000, "training steps T; each uses one fresh minibatch", symbol="T", told="never"
     )
@@ -84,7 +101,12 @@ class Shared(Frozen):
     pred_update_every: Period = hyper(1, "the predictor steps only at multiples of this")
     enc_update_every: Period = hyper(1, "the encoder steps only at multiples of this")
     sigma_n: Annotated[float, Field(ge=0, le=1e6)] = hyper(
-        0.5, "standard deviation of the observation noise", symbol="σ", title="observation noise", told="always"
+        0.5,
+        "standard deviation of the observation noise",
+        symbol="σ",
+        title="observation noise",
+        told="always",
+        of_world=True,
     )
     weight_decay: Rate = hyper(
         0.0, "L2 coefficient eta added to both gradients", per_run=True, symbol="η", title="weight decay", log=True
@@ -111,20 +133,60 @@ class Shared(Frozen):
         1, "power iterations at each update of the curvature estimate H_t"
     )
     auto_every: Period = hyper(10, "steps between updates of H_t, a clock of its own")
-    latent_spectrum: Annotated[
-        str,
-        BeforeValidator(parse_spectrum),
-    ] = hyper(
+    latent_spectrum: Annotated[str | None, BeforeValidator(parse_spectrum)] = hyper(
         "geometric:0.1:10",
         "latent variances: geometric:LO:HI, linear:LO:HI, flat:V or a list",
         listed=True,
         allowed="geometric:LO:HI, linear:LO:HI, flat:V or d_latent numbers > 0",
+        of_world=True,
     )
-    mixing: Literal["orthonormal", "gaussian"] = hyper(
-        "orthonormal", "mixing matrix A: orthonormal columns, or entries N(0, 1/d)"
+    mixing: Literal["orthonormal", "gaussian"] | None = hyper(
+        "orthonormal", "mixing matrix A: orthonormal columns, or entries N(0, 1/d)", of_world=True
     )
-    init: Literal["zero_pred", "random", "pinv"] = hyper(
-        "zero_pred", "start: P = 0 and B_o Gaussian; P Gaussian too; or B_o = A^+ and P = I", per_run=True
+    correlation: Annotated[str | None, BeforeValidator(parse_correlation)] = hyper(
+        None,
+        "correlation rho of each latent between the views (1): flat:V, linear:FIRST:LAST or a list",
+        listed=True,
+        symbol="ρ",
+        allowed="flat:V, linear:FIRST:LAST or d_latent numbers, all >= -1 and <= 1",
+        of_world=True,
+    )
+    sigma_n_target: Annotated[float, Field(ge=0, le=1e6)] | None = hyper(
+        None,
+        "noise of the target's view (sigma_n); 0 is a clean target",
+        symbol="σ₊",
+        title="target's noise",
+        of_world=True,
+    )
+    d_nuisance: Annotated[int, Field(ge=1, le=10_000)] | None = hyper(
+        None, "directions of nuisance (none), each view with its own", symbol="p", of_world=True
+    )
+    nuisance_spectrum: Annotated[str | None, BeforeValidator(parse_spectrum)] = hyper(
+        None,
+        "variances along them (flat:1), as latent_spectrum; with d_nuisance only",
+        listed=True,
+        allowed="geometric:LO:HI, linear:LO:HI, flat:V or d_nuisance numbers > 0",
+        of_world=True,
+    )
+    world: Annotated[str, Field(min_length=1, max_length=4096)] | None = hyper(
+        None, "FILE.npz with second moments of the views, in place of all options above", outside_id=True
+    )
+    world_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = hyper(
+        None, "digest of the arrays of `world`", option=None
+    )
+    d_embed: Annotated[int, Field(ge=1, le=10_000)] | None = hyper(
+        None, "rows k of the encoder, and size of the predictor (d_latent)", symbol="k", title="embedding dimension"
+    )
+    init: Literal["zero_pred", "random", "pinv", "modes"] = hyper(
+        "zero_pred",
+        "start: P = 0 and B_o Gaussian; P Gaussian too; B_o = A^+ and P = I; or the first k canonical directions and "
+        "P = I",
+        per_run=True,
+    )
+    init_scale: InitScale = hyper(None, "factor on the initial encoder (1)", per_run=True, log=True)
+    init_pred_scale: InitScale = hyper(None, "factor on the initial predictor (1)", per_run=True, log=True)
+    target_init: Annotated[Literal["copy", "zero", "independent"] | None, AfterValidator(_null_at("copy"))] = hyper(
+        None, "start of the target (copy): the online encoder, 0, or a draw of its own", per_run=True
     )
     enc: Literal["linear", "mlp"] = hyper("linear", "encoder")
     pred: Literal["linear", "mlp"] = hyper("linear", "predictor")
@@ -161,15 +223,15 @@ class Shared(Frozen):
     def _resolve_shared(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        values = dict(given)
-        for name in ("hidden", "activation", "moments_form"):
-            if values.get(name) is None:
-                values.pop(name, None)
+        values = {name: value for name, value in given.items() if value is not None or name not in _unless_null()}
+        if "world" in values or "world_id" in values:
+            values = _of_world_file(values)
         mlp = "mlp" in (values.get("enc"), values.get("pred"))
         for name, default, applies, where in (
             ("hidden", 64, mlp, "applies to enc or pred = mlp only"),
             ("activation", "relu", mlp, "applies to enc or pred = mlp only"),
             ("moments_form", "auto", values.get("sampler") == "moments", "applies to sampler = moments only"),
+            ("nuisance_spectrum", "flat:1", "d_nuisance" in values, "applies with d_nuisance only"),
         ):
             if applies:
                 values.setdefault(name, default)
@@ -181,27 +243,28 @@ class Shared(Frozen):
             values["device"] = "cpu"
         return values
 
+    @field_validator("d_embed", "sigma_n_target")
+    @classmethod
+    def _null_at_default(cls, value: Any, info: ValidationInfo) -> Any:
+        """None in place of the default, another field: of one configuration there is one form."""
+        other = {"d_embed": "d_latent", "sigma_n_target": "sigma_n"}[str(info.field_name)]
+        return None if value == info.data.get(other) else value
+
     @model_validator(mode="after")
     def _check_shared(self) -> Shared:
-        if self.d_obs < self.d_latent:
-            raise ValueError(f"d_obs = {self.d_obs} is less than d_latent = {self.d_latent}: must be d_obs >= d_latent")
+        self._check_world()
         rows = self.epochs // self.log_every
         if rows > MAX_ROWS:
             raise ValueError(
                 f"epochs = {self.epochs} and log_every = {self.log_every} make {rows} rows: must be at most {MAX_ROWS}"
             )
-        listed = self.latent_spectrum.count(",") + 1
-        if ":" not in self.latent_spectrum and listed != self.d_latent:
-            raise ValueError(
-                f"latent_spectrum = {self.latent_spectrum!r} lists {listed} numbers: must be d_latent = {self.d_latent}"
-            )
         mlp = "mlp" in (self.enc, self.pred)
         if self.sampler == "moments" and mlp:
             raise ValueError("sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'")
-        if self.moments_form == "reduced" and self.d_obs < 5 * self.d_latent:
+        if self.moments_form == "reduced" and not self.has_reduced_form:
             raise ValueError(
-                f"moments_form = 'reduced' needs d_obs >= 5 d_latent: with d_obs = {self.d_obs} and "
-                f"d_latent = {self.d_latent} use moments_form = 'direct'"
+                f"moments_form = 'reduced' needs d_obs >= {self._least_reduced}: with d_obs = {self.d_obs} use "
+                "moments_form = 'direct'"
             )
         if self.sampler == "population" and mlp:
             raise ValueError("sampler = 'population' needs linear models: with an MLP use sampler = 'minibatch'")
@@ -210,6 +273,80 @@ class Shared(Frozen):
         if not self.stop_grad and self.sampler == "moments":
             raise ValueError("stop_grad = False needs sampler = 'minibatch' or 'population', not 'moments'")
         return self
+
+    def _check_world(self) -> None:
+        """Shapes that fit together."""
+        r, p = self.d_latent, self.d_nuisance
+        if self.d_obs < r:
+            raise ValueError(f"d_obs = {self.d_obs} is less than d_latent = {r}: must be d_obs >= d_latent")
+        if self.d_obs < self.structured:
+            raise ValueError(f"d_obs = {self.d_obs} is less than d_latent + d_nuisance = {r} + {p}: must be as large")
+        if self.d_obs < self.k:
+            raise ValueError(f"d_embed = {self.k} is more than d_obs = {self.d_obs}: must be d_embed <= d_obs")
+        lists = (("latent_spectrum", "d_latent"), ("correlation", "d_latent"), ("nuisance_spectrum", "d_nuisance"))
+        for name, number in lists:
+            text, size = getattr(self, name), getattr(self, number)
+            if text is not None and ":" not in text and text.count(",") + 1 != size:
+                raise ValueError(f"{name} = {text!r} lists {text.count(',') + 1} numbers: must be {number} = {size}")
+        if self.init == "pinv" and (self.world_id is not None or self.k != r):
+            raise ValueError("init = 'pinv' needs a mixing matrix and d_embed = d_latent: use init = 'modes'")
+
+    @property
+    def k(self) -> int:
+        """Rows of the encoder and size of the predictor."""
+        return self.d_latent if self.d_embed is None else self.d_embed
+
+    @property
+    def structured(self) -> int:
+        """Dimension q of the structured subspace: latents and nuisance, or the moments of a world file."""
+        return self.d_latent + (self.d_nuisance or 0)
+
+    @property
+    def has_reduced_form(self) -> bool:
+        """Whether there is room outside the structured subspace for the 4k directions of a step."""
+        return self.d_obs - self.structured >= 4 * self.k
+
+    @property
+    def _least_reduced(self) -> str:
+        if self.k == self.structured:
+            return f"5 d_latent = {5 * self.k}"
+        return f"{self.structured} + 4 d_embed = {self.structured + 4 * self.k}"
+
+
+@cache
+def _unless_null() -> frozenset[str]:
+    """What may be given as None, which says nothing: what is null by default."""
+    return frozenset(name for name, field in Shared.model_fields.items() if field.default is None)
+
+
+def _of_world_file(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with what a world file replaces.
+
+    A configuration whose `world_id` is given has been here before: its file, which may be gone, is not read again.
+    """
+    if "world_id" in values:
+        return values | {name: None for name in ("latent_spectrum", "mixing") if values.get(name) is None}
+    given = next((name for name in names(Shared, "of_world") if values.get(name) is not None), None)
+    if given is not None:
+        raise ValueError(
+            f"{given} = {values[given]!r} has no meaning with world, a file that says it: give one of them"
+        )
+    path = values["world"]
+    if not isinstance(path, str):
+        return values  # for the field's own check to refuse
+    try:
+        moments = read_moments(path)
+    except ValueError as error:
+        raise ValueError(f"world = {path!r} is not a world file: {error}") from error
+    return values | {
+        "world_id": moments.digest,
+        "d_latent": moments.q,
+        "d_obs": moments.d,
+        "sigma_n": moments.sigma,
+        "sigma_n_target": moments.sigma_plus,
+        "latent_spectrum": None,
+        "mixing": None,
+    }
 
 
 def _unless_scheduled(rate: float | None, info: ValidationInfo) -> float | None:
@@ -305,9 +442,11 @@ class RunConfig(Shared):
 
         `info.data` holds the fields that are declared before, but for those that were refused.
         """
-        if value != "auto" or not {"d_obs", "d_latent"} <= info.data.keys():
+        known_so_far = info.data
+        if value != "auto" or not {"d_obs", "d_latent", "d_nuisance", "d_embed"} <= known_so_far.keys():
             return value
-        return "reduced" if info.data["d_obs"] >= 5 * info.data["d_latent"] else "direct"
+        shape = cls.model_construct(**known_so_far)
+        return "reduced" if shape.has_reduced_form else "direct"
 
     @property
     def ema_m(self) -> float:

@@ -1,7 +1,8 @@
 """Losses, gradients, Hessians and feature covariances of the linear model, at given parameters.
 
-B_o, B_t are (r, d), P is (r, r), samples are the columns of X and X_plus (d, n). docs/derivation.md, sections 2 to 5,
-derives every formula. These are the plain forms that the kernels of the backends must equal.
+B_o, B_t are (k, d), P is (k, k), samples are the columns of X and X_plus (d, n). docs/derivation.md, sections 2 to 5,
+derives every formula. These are the plain forms that the kernels of the backends must equal. Population values are
+those of any `World`; where both views have the same latents and noise they read as in docs/derivation.md, section 4.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def sample_loss(P: Array, B_o: Array, B_t: Array, X: Array, X_plus: Array) -> fl
 
 
 def sample_residual_gradient(P: Array, B_o: Array, B_t: Array, X: Array, X_plus: Array) -> Array:
-    """G = (1/n) sum_i (P B_o x_i - B_t x+_i) x_i^T, shape (r, d)."""
+    """G = (1/n) sum_i (P B_o x_i - B_t x+_i) x_i^T, shape (k, d)."""
     delta = P @ B_o @ X - B_t @ X_plus
     return np.asarray(delta @ X.T / X.shape[1])
 
@@ -35,22 +36,46 @@ def moment_residual_gradient(P: Array, B_o: Array, B_t: Array, S_xx: Array, S_px
 
 
 def population_residual_gradient(P: Array, B_o: Array, B_t: Array, world: World) -> Array:
-    """G = (P M_o - M_t) Lambda A^T + sigma^2 P B_o, with M = B A: the population G without a (d, d) matrix."""
-    M_o, M_t = B_o @ world.A, B_t @ world.A
-    return ((P @ M_o - M_t) * world.lam) @ world.A.T + world.sigma**2 * P @ B_o
+    """G = (P M_o - M_t) Lambda A^T + sigma^2 P B_o Pi, with M_o = B_o A and M_t = B_t A_plus on the latents of x.
+
+    The population G without a (d, d) matrix; Pi takes away what lies in the hole of the noise (`outside_hole`).
+    """
+    M_o, M_t = B_o @ world.A, B_t @ world.loadings_plus[:, : world.q]
+    return ((P @ M_o - M_t) * world.lam) @ world.A.T + world.sigma**2 * P @ outside_hole(B_o, world)
 
 
 def population_loss(P: Array, B_o: Array, B_t: Array, world: World) -> float:
-    """1/2 [ ||(P M_o - M_t) Lambda^(1/2)||^2 + sigma^2 ||P B_o||^2 + sigma^2 ||B_t||^2 ], Frobenius norms."""
-    M_o, M_t = B_o @ world.A, B_t @ world.A
-    signal = ((P @ M_o - M_t) ** 2 * world.lam).sum()
-    return float(0.5 * (signal + world.sigma**2 * (((P @ B_o) ** 2).sum() + (B_t**2).sum())))
+    """1/2 [ ||(P M_o - M_t) Lambda^(1/2)||^2 + sigma^2 ||P B_o Pi||^2 + (what x+ has alone) ], Frobenius norms.
+
+    What x+ has alone is ||M_c Lambda_c^(1/2)||^2 + sigma_plus^2 ||B_t Pi||^2, M_c = B_t A_plus on the last c latents.
+    """
+    q, M_o, M_t = world.q, B_o @ world.A, B_t @ world.loadings_plus
+    signal = ((P @ M_o - M_t[:, :q]) ** 2 * world.lam).sum()
+    alone = (M_t[:, q:] ** 2 * world.variances_plus[q:]).sum()
+    online, target = ((P @ outside_hole(B_o, world)) ** 2).sum(), (outside_hole(B_t, world) ** 2).sum()
+    return float(0.5 * (signal + noise_power(online, target, world.sigma, world.noise_plus) + alone))
+
+
+def noise_power(online: float, target: float, sigma: float, sigma_plus: float) -> float:
+    """sigma^2 online + sigma_plus^2 target; one product where the two views have noise of one strength."""
+    if sigma == sigma_plus:
+        return sigma**2 * (online + target)
+    return sigma**2 * online + sigma_plus**2 * target
+
+
+def outside_hole(B: Array, world: World) -> Array:
+    """B Pi: B (k, d) without its part in directions that have no isotropic noise; B itself where there are none."""
+    if world.hole is None:
+        return B
+    hole = world.hole.astype(B.dtype)
+    return np.asarray(B - (B @ hole) @ hole.T)
 
 
 def feature_covariances(B_o: Array, B_t: Array, world: World) -> tuple[Array, Array]:
-    """(C_oo, C_to) = (M_o Lambda M_o^T + sigma^2 B_o B_o^T, M_t Lambda M_o^T), population values."""
-    M_o, M_t = B_o @ world.A, B_t @ world.A
-    return (M_o * world.lam) @ M_o.T + world.sigma**2 * B_o @ B_o.T, (M_t * world.lam) @ M_o.T
+    """(C_oo, C_to) = (M_o Lambda M_o^T + sigma^2 B_o Pi B_o^T, M_t Lambda M_o^T), population values."""
+    M_o, M_t = B_o @ world.A, B_t @ world.loadings_plus[:, : world.q]
+    noise = world.sigma**2 * outside_hole(B_o, world) @ B_o.T
+    return (M_o * world.lam) @ M_o.T + noise, (M_t * world.lam) @ M_o.T
 
 
 def gradients(P: Array, B_o: Array, G: Array, eta: float = 0.0) -> tuple[Array, Array]:
@@ -59,27 +84,27 @@ def gradients(P: Array, B_o: Array, G: Array, eta: float = 0.0) -> tuple[Array, 
 
 
 def gradients_kron(P: Array, B_o: Array, B_t: Array, S_xx: Array, S_px: Array, eta: float = 0.0) -> tuple[Array, Array]:
-    """(grad_P, grad_B) by vec and Kronecker products, as (r, r) and (r, d) matrices.
+    """(grad_P, grad_B) by vec and Kronecker products, as (k, k) and (k, d) matrices.
 
     With vec stacking columns and vec(U X V) = (V^T kron U) vec(X) (Petersen and Pedersen, The Matrix Cookbook),
 
-        vec grad_P = (C_oo kron I_r + eta I) vec P   - vec(B_t S_px B_o^T),         C_oo = B_o S_xx B_o^T,
+        vec grad_P = (C_oo kron I_k + eta I) vec P   - vec(B_t S_px B_o^T),         C_oo = B_o S_xx B_o^T,
         vec grad_B = (S_xx kron P^T P + eta I) vec B_o - (I_d kron P^T) vec(B_t S_px).
 
-    Forms an (r d, r d) matrix: for tests and small shapes.
+    Forms a (k d, k d) matrix: for tests and small shapes.
     """
-    r, d = B_o.shape
+    k, d = B_o.shape
     H_P, H_B = hessians(P, B_o, S_xx, eta)
     grad_P = H_P @ _vec(P) - _vec(B_t @ S_px @ B_o.T)
     grad_B = H_B @ _vec(B_o) - np.kron(np.eye(d), P.T) @ _vec(B_t @ S_px)
-    return grad_P.reshape((r, r), order="F"), grad_B.reshape((r, d), order="F")
+    return grad_P.reshape((k, k), order="F"), grad_B.reshape((k, d), order="F")
 
 
 def hessians(P: Array, B_o: Array, S_xx: Array, eta: float = 0.0) -> tuple[Array, Array]:
-    """Hessian blocks in vec(P), C_oo kron I_r + eta I, and in vec(B_o), S_xx kron P^T P + eta I."""
-    r, d = B_o.shape
+    """Hessian blocks in vec(P), C_oo kron I_k + eta I, and in vec(B_o), S_xx kron P^T P + eta I."""
+    k, d = B_o.shape
     C_oo = B_o @ S_xx @ B_o.T
-    return np.kron(C_oo, np.eye(r)) + eta * np.eye(r * r), np.kron(S_xx, P.T @ P) + eta * np.eye(r * d)
+    return np.kron(C_oo, np.eye(k)) + eta * np.eye(k * k), np.kron(S_xx, P.T @ P) + eta * np.eye(k * d)
 
 
 def _vec(M: Array) -> Array:

@@ -1,10 +1,11 @@
 """Order parameters -> metric columns: exact population values, vectorised over runs and logged epochs.
 
-Everything is computed from unsquared factors. With F = [M_o Lambda^(1/2), sigma b_o, sigma L_o] (r x 3r),
+Everything is computed from unsquared factors. With F = [M_o Lambda^(1/2), sigma b_o, sigma L_o] (k x (2q + k); without
+sigma b_o where the noise is outside the structured subspace alone),
 
-    C_oo = F F^T,    F = U S V^T,    P* = C_to C_oo^+ = T S^+ U^T,    T = M_t Lambda^(1/2) V_z,
+    C_oo = F F^T,    F = U S V^T,    P* = C_to C_oo^+ = T S^+ U^T,    T = M_t Lambda^(1/2) V_g,
 
-V_z being the r rows of V that belong to the latent, and without dividing by a singular value
+V_g being the q rows of V that belong to the latents of x, and without dividing by a singular value
 
     norm((P - P*) C_oo^(1/2))_F = norm(P U S - T)_F,    half its square = loss_pop - the loss at P*.
 
@@ -79,14 +80,17 @@ def order_metrics(order: OrderParameters, world: World, dtype: str = "float64") 
     These are all the columns of `METRICS` but `loss`, `Hmax` and the two rates, which a training step reports itself.
     `dtype` is that of the training, float64 or float32: it says how far the state can be trusted.
     """
-    sigma, root_lam = world.sigma, np.sqrt(world.lam)
+    q, sigma, root_lam, root_plus = world.q, world.sigma, np.sqrt(world.lam), np.sqrt(world.variances_plus)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-        M_o, M_t = order.b_o @ world.R_A, order.b_t @ world.R_A
-        Q_o = np.concatenate([order.b_o, order.L_o], axis=-1)
-        Q_t = np.concatenate([order.b_t, order.L_t], axis=-1)
+        M_o, M_t = order.b_o @ world.R, order.b_t @ world.R_plus
+        Q_o, Q_t = order.L_o, order.L_t
+        if world.noise_inside:
+            Q_o, Q_t = (np.concatenate(pair, axis=-1) for pair in ((order.b_o, Q_o), (order.b_t, Q_t)))
         F = np.concatenate([M_o * root_lam, sigma * Q_o], axis=-1)
-        Y = M_t * root_lam
-        signal, noise = _norm(Y), sigma * _norm(Q_t)
+        Y, M_t, alone = M_t[..., :q] * root_lam, M_t[..., :q], (M_t * root_plus)[..., q:]
+        signal, noise = _norm(Y), world.noise_plus * _norm(Q_t)
+        if alone.shape[-1]:
+            noise = np.hypot(noise, _norm(alone))
         residual = np.concatenate([(order.P @ M_o - M_t) * root_lam, sigma * (order.P @ Q_o)], axis=-1)
         error, target = np.hypot(_norm(residual), noise), np.hypot(signal, noise)
         wiener = _wiener(F, Y, signal, dtype)
@@ -157,14 +161,14 @@ def _wiener(F: Array, Y: Array, size: Array, dtype: str) -> _Wiener:
 
     s_k the smallest singular value that is not zero (perturbation of least squares; docs/derivation.md, section 7).
     """
-    r, eps = F.shape[-2], float(np.finfo(dtype).eps)
+    q, eps = Y.shape[-1], float(np.finfo(dtype).eps)
     # Relative to the largest entry: 1 / S of a subnormal S would be infinite.
     scale = np.abs(F).max(axis=(-2, -1))
     unit = np.where(scale > 0, scale, 1.0)
     U, S, Vt = np.linalg.svd(F / unit[..., None, None], full_matrices=False)
     keep = (ZERO * eps * S[..., :1] < S) & (S > 0)
     S_inv = np.where(keep, 1.0 / np.where(keep, S, 1.0), 0.0)
-    T = Y @ np.swapaxes(Vt[..., :r], -1, -2)
+    T = Y @ np.swapaxes(Vt[..., :q], -1, -2)
     rest = np.sqrt(np.maximum(1.0 - (_norm(T) / size) ** 2, 0.0)) * size
     T = T * keep[..., None, :]
     P_star = (T / unit[..., None, None] * S_inv[..., None, :]) @ np.swapaxes(U, -1, -2)
@@ -256,24 +260,33 @@ def _log10(error: Array, size: Array) -> Array:
 
 
 def _encoder_metrics(b: Array, L: Array, world: World, dtype: str) -> dict[str, Array]:
-    """BA_err_aligned, enc_procrustes_fro and enc_proj_dist.
+    """BA_err_aligned, enc_procrustes_fro and enc_proj_dist; NaN where they need what the world does not have.
 
-    The projector distance is computed from sines, (r - k) + 2 norm(V_k outside the span of A)^2 with k the rank of
-    B_o: the difference of the projectors itself would lose half the digits near zero.
+    All three need a mixing matrix, and the first two as many rows as it has columns. The projector distance is computed
+    from sines, (r - rank) + 2 norm(V outside the span of A)^2 with the rank and the row space V of B_o: the difference
+    of the projectors itself would lose half the digits near zero.
     """
-    r = world.r
-    R_t = np.swapaxes(_nearest_rotation(b @ world.R_A_inv.T), -1, -2)
-    inside, outside = _norm(R_t @ b - world.R_A_inv), _norm(L)
+    r, nothing = world.r, np.full(b.shape[:-2], np.nan)
+    columns = {"BA_err_aligned": nothing, "enc_procrustes_fro": nothing, "enc_proj_dist": nothing}
+    if r is None or world.A_pinv_inside is None:
+        return columns
     _, s, Vt = np.linalg.svd(np.concatenate([b, L], axis=-1), full_matrices=False)
-    cutoff = max(RANK_CUTOFF, ZERO * float(np.finfo(dtype).eps))
-    in_rank = (s > cutoff * s[..., :1]) & (s > 0)
+    in_rank = _in_rank(s, dtype)
     rank = in_rank.sum(axis=-1)
     sines = np.where(in_rank, (Vt[..., r:] ** 2).sum(axis=-1), 0.0).sum(axis=-1)
-    return {
-        "BA_err_aligned": _norm(R_t @ (b @ world.R_A) - np.eye(r)),
-        "enc_procrustes_fro": np.sqrt(inside**2 + outside**2),
-        "enc_proj_dist": np.where(rank > 0, np.sqrt((r - rank) + 2 * sines), np.nan),
-    }
+    columns["enc_proj_dist"] = np.where(rank > 0, np.sqrt(np.maximum((r - rank) + 2 * sines, 0.0)), np.nan)
+    if b.shape[-2] == r:
+        R_t = np.swapaxes(_nearest_rotation(b @ world.A_pinv_inside.T), -1, -2)
+        inside, outside = _norm(R_t @ b - world.A_pinv_inside), _norm(L)
+        columns["BA_err_aligned"] = _norm(R_t @ (b[..., :r] @ world.R[:r, :r]) - np.eye(r))
+        columns["enc_procrustes_fro"] = np.sqrt(inside**2 + outside**2)
+    return columns
+
+
+def _in_rank(s: Array, dtype: str) -> NDArray[np.bool_]:
+    """Which singular values, in descending order, count in the rank of a matrix."""
+    cutoff = max(RANK_CUTOFF, ZERO * float(np.finfo(dtype).eps))
+    return np.asarray((s > cutoff * s[..., :1]) & (s > 0))
 
 
 def _nearest_rotation(M: Array) -> Array:

@@ -1,9 +1,9 @@
 """Order parameters: the few small matrices that every metric is a function of.
 
-With A = Q_A R_A, an encoder B (r x d) splits into its part inside the column space of A, b = B Q_A (r x r), and the
-part outside it, B (I - Q_A Q_A^T), of which only the r x r lower triangular LQ factor L matters. Then
+With A = Q R, an encoder B (k x d) splits into its part inside the structured subspace, b = B Q (k x q), and the part
+outside it, B (I - Q Q^T), of which only the k x k lower triangular LQ factor L matters. Then
 
-    M = B A = b R_A,    B B^T = b b^T + L L^T = [b, L] [b, L]^T.
+    M = B A = b R,    B B^T = b b^T + L L^T = [b, L] [b, L]^T.
 
 Factors are kept instead of Gram matrices, which lose half the digits near collapse.
 """
@@ -22,13 +22,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class OrderParameters:
-    """The state of K runs at L logged epochs; each matrix is stacked as (K, L, r, r).
+    """The state of K runs at L logged epochs; each matrix is stacked as (K, L, ., .).
 
     Attributes
     ----------
-    P : the predictor.
-    b_o, b_t : the parts of B_o and B_t inside the column space of A, B Q_A.
-    L_o, L_t : lower triangular LQ factors, with non-negative diagonal, of the parts outside it.
+    P : (k, k) the predictor.
+    b_o, b_t : (k, q) the parts of B_o and B_t inside the structured subspace, B Q.
+    L_o, L_t : (k, k) lower triangular LQ factors, with non-negative diagonal, of the parts outside it.
     gap : (K, L) norm(B_o - B_t)_F.
     """
 
@@ -49,11 +49,11 @@ class SampledFeatures:
 
     Attributes
     ----------
-    P : (K, L, r, r) the predictor, or None where it is an MLP.
-    F : (K, L, r, r) lower triangular factor of the online features, C_oo = F F^T.
-    F_pred : (K, L, r, r) that of the predictions.
-    cross : (K, L, r, r) Z_t O^T / sqrt(N).
-    b_o, L_o : (K, L, r, r) inside and outside part of the best linear fit B = E[f(x) x^T] E[x x^T]^-1 on the sample.
+    P : (K, L, k, k) the predictor, or None where it is an MLP.
+    F : (K, L, k, k) lower triangular factor of the online features, C_oo = F F^T.
+    F_pred : (K, L, k, k) that of the predictions.
+    cross : (K, L, k, k) Z_t O^T / sqrt(N).
+    b_o, L_o : (K, L, k, q) and (K, L, k, k) inside and outside part of the best linear fit B = E[f(x) x^T] E[x x^T]^-1 on the sample.
     loss : (K, L) the loss on the sample.
     target_power : (K, L) tr C_tt, the mean of norm(z_t)^2 on the sample.
     gap : (K, L) the distance of all parameters of the online and the target encoder.
@@ -70,7 +70,7 @@ class SampledFeatures:
     gap: Array
 
 
-def inside_outside(B: Array, Q_A: Array) -> tuple[Array, Array]:
-    """The pair (b, L) of one encoder B (r, d): b = B Q_A and the LQ factor of B - b Q_A^T."""
-    b = B @ Q_A
-    return b, lq_factor(B - b @ Q_A.T)
+def inside_outside(B: Array, Q: Array) -> tuple[Array, Array]:
+    """The pair (b, L) of one encoder B (k, d): b = B Q and the LQ factor of B - b Q^T."""
+    b = B @ Q
+    return b, lq_factor(B - b @ Q.T)

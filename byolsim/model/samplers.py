@@ -41,8 +41,8 @@ class Sampler(ABC):
         self.config = config
 
     @abstractmethod
-    def blocks(self, fill: Fill | None = None) -> Iterator[Draws]:
-        """The draws of the steps 1, ..., epochs, in blocks of whole steps; `fill` as in `streams`."""
+    def blocks(self, fill: Fill | None = None, after: int = 0) -> Iterator[Draws]:
+        """The draws after + 1, ..., after + epochs of the stream, in blocks of whole steps; `fill` as in `streams`."""
 
     @abstractmethod
     def operations(self) -> float:
@@ -53,26 +53,33 @@ class Sampler(ABC):
         """The same of what the group shares in a step: its draws."""
 
 
+def view_key(config: RunConfig, n: int) -> MinibatchKey:
+    """What n pairs of views of a configuration's world are drawn by."""
+    q, plain = config.structured, config.correlation is None and not config.d_nuisance
+    if config.world_id is None:
+        return MinibatchKey(config.seed, n, config.d_obs, q, 0 if plain else q)
+    return MinibatchKey(config.seed, n, config.d_obs, q, q, config.world_id, config.d_obs > q)
+
+
 class Minibatch(Sampler):
     """Every sample is drawn: n latents and 2 n noises."""
 
     @property
     def key(self) -> MinibatchKey:
         """What the minibatches depend on."""
-        config = self.config
-        return MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
+        return view_key(self.config, self.config.batch_size)
 
-    def blocks(self, fill: Fill | None = None) -> Iterator[Draws]:
+    def blocks(self, fill: Fill | None = None, after: int = 0) -> Iterator[Draws]:
         """See `streams.minibatch_blocks`."""
-        return minibatch_blocks(self.key, self.config.epochs, fill)
+        return minibatch_blocks(self.key, self.config.epochs, fill, after)
 
     def operations(self) -> float:
-        """B_o X, B_t X+ and D X^T, 2 n d r each; with second moments in place of samples n is d at most.
+        """B_o X, B_t X+ and D X^T, 2 n d k each; with second moments in place of samples n is d at most.
 
-        An MLP of h hidden units has h rows for r, and needs all samples.
+        An MLP of h hidden units has h rows for k, and needs all samples.
         """
         n, d, h = self.config.batch_size, self.config.d_obs, self.config.hidden or 0
-        return 6 * (h or self.config.d_latent) * d * (n if h else min(n, d))
+        return 6 * (h or self.config.k) * d * (n if h else min(n, d))
 
     def shared_operations(self) -> float:
         """The draws; those of both views count as one per entry of X, since what follows is fast."""
@@ -82,14 +89,14 @@ class Minibatch(Sampler):
 class Population(Sampler):
     """Nothing is drawn: the limit n -> infinity."""
 
-    def blocks(self, fill: Fill | None = None) -> Iterator[Draws]:
+    def blocks(self, fill: Fill | None = None, after: int = 0) -> Iterator[Draws]:
         """Blocks without a number."""
         epochs = self.config.epochs
         for first in range(0, epochs, EMPTY_STEPS):
             yield np.empty((min(EMPTY_STEPS, epochs - first), 0))
 
     def operations(self) -> float:
-        """Products with A alone, 2 d r^2 each: less than the rest of a step."""
+        """Products with A alone, 2 d q k each: less than the rest of a step."""
         return 0
 
     def shared_operations(self) -> float:
@@ -106,29 +113,31 @@ class Direct(Sampler):
     def key(self) -> MomentsKey:
         """What the moments depend on."""
         config = self.config
-        return MomentsKey(config.seed, config.batch_size, config.d_obs, config.d_latent, self.form)
+        return MomentsKey(
+            config.seed, config.batch_size, config.d_obs, config.structured, self.form, config.k, config.world_id or ""
+        )
 
     @property
     def width(self) -> int:
         """Columns of an encoder."""
         return self.config.d_obs
 
-    def blocks(self, fill: Fill | None = None) -> Iterator[Draws]:
+    def blocks(self, fill: Fill | None = None, after: int = 0) -> Iterator[Draws]:
         """See `streams.moment_blocks`."""
-        return moment_blocks(self.key, self.config.epochs, fill)
+        return moment_blocks(self.key, self.config.epochs, fill, after)
 
     def operations(self) -> float:
-        """Nine products or reflections of 2 r^2 operations a column of an encoder, and 25 of small matrices.
+        """Nine products or reflections of 2 k^2 operations a column of an encoder, and 25 of small matrices.
 
         Neither grows with n.
         """
-        r = self.config.d_latent
-        return 18 * r**2 * self.width + 50 * r**3
+        k, q = self.config.k, self.config.structured
+        return 18 * k * (k + q) / 2 * self.width + 50 * k * k * (k + 2 * q) / 3
 
     def shared_operations(self) -> float:
-        """The draws: W (3r, 3r) and N (r, width), for n >= 3r."""
-        r = self.config.d_latent
-        return NORMAL_COST * (9 * r**2 + r * self.width)
+        """The draws: W (q + 2k, q + 2k) and N (k, width), for n >= q + 2k."""
+        k, q = self.config.k, self.config.structured
+        return NORMAL_COST * ((q + 2 * k) ** 2 + k * self.width)
 
 
 class Reduced(Direct):
@@ -139,7 +148,7 @@ class Reduced(Direct):
     @property
     def width(self) -> int:
         """Coordinates of an encoder between steps, whatever d is."""
-        return 4 * self.config.d_latent
+        return self.config.structured + 3 * self.config.k
 
 
 SAMPLERS: dict[str, type[Sampler]] = {

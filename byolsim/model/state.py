@@ -16,16 +16,16 @@ DIVERGENCE_BOUND = 1e8
 class State(NamedTuple):
     """Parameters and momentum buffers of one run.
 
-    In the reduced form of the moments sampler the rows of B_o, V_B and B_t have 5r coordinates in place of d columns
-    (`byolsim.model.moments`); every update below is the same in either.
+    In the reduced form of the moments sampler the rows of B_o, V_B and B_t have q + 4k coordinates in place of d
+    columns (`byolsim.model.moments`); every update below is the same in either.
     """
 
-    P: Array  # (r, r) predictor
-    V_P: Array  # (r, r)
-    B_o: Array  # (r, d) online encoder
-    V_B: Array  # (r, d)
-    B_t: Array  # (r, d) target encoder
-    lost: Array  # (r, d) what rounding gave B_t too much in its last step, 0 in double precision (`target.towards`)
+    P: Array  # (k, k) predictor
+    V_P: Array  # (k, k)
+    B_o: Array  # (k, d) online encoder
+    V_B: Array  # (k, d)
+    B_t: Array  # (k, d) target encoder
+    lost: Array  # (k, d) what rounding gave B_t too much in its last step, 0 in double precision (`target.towards`)
 
 
 class Evaluation(NamedTuple):
@@ -35,7 +35,7 @@ class Evaluation(NamedTuple):
     ----------
     G : the residual gradient (1/n) sum delta x^T with delta = P B_o x - B_t x+, of the shape of B_o.
     loss : 1/2 tr (1/n) sum delta delta^T.
-    C_oo : (r, r) the feature covariance (1/n) sum z_o z_o^T, z_o = B_o x.
+    C_oo : (k, k) the feature covariance (1/n) sum z_o z_o^T, z_o = B_o x.
     """
 
     G: Array

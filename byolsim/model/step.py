@@ -86,15 +86,14 @@ class Run:
     diverged_epoch: int = -1
 
 
-def start(P: Array, B_o: Array, rules: Rules) -> Run:
-    """Epoch 0: the target at the encoder, momentum 0, no rate set yet that follows the schedule."""
+def start(state: State, rules: Rules) -> Run:
+    """A run at epoch 0: no rate set yet that follows the schedule."""
     config = rules.config
-    state = State(P=P, V_P=np.zeros_like(P), B_o=B_o, V_B=np.zeros_like(B_o), B_t=B_o, lost=np.zeros_like(B_o))
     alpha, beta = (math.nan if rate is None else rate for rate in (config.lr_pred, config.lr_enc))
     return Run(
         state=state,
         memory=rules.predictor.start(state),
-        curvature=CurvatureEstimate(len(P), config.power_iters),
+        curvature=CurvatureEstimate(len(state.P), config.power_iters),
         rates=Rates(alpha, beta),
     )
 

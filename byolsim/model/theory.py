@@ -1,6 +1,6 @@
 """What theory says of the linear model: the Wiener predictor, fixed points, thresholds and conserved quantities.
 
-B_o, B_t are (r, d) and P is (r, r). docs/derivation.md derives the formulas, in the sections that each one names.
+B_o, B_t are (k, d) and P is (k, k). docs/derivation.md derives the formulas, in the sections that each one names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fixed_point_predictor(M: Array, world: World) -> Array:
     (docs/derivation.md, section 8).
     """
     signal = world.lam[:, None] * (world.A.T @ world.A)
-    W = np.linalg.solve((signal + world.sigma**2 * np.eye(world.r)).T, signal.T).T
+    W = np.linalg.solve((signal + world.sigma**2 * np.eye(world.q)).T, signal.T).T
     return np.asarray(M @ W @ np.linalg.inv(M))
 
 

@@ -104,7 +104,7 @@ def test_the_aligned_error_cannot_see_a_rotation():
     Sigma_s = world.A @ np.diag(world.lam) @ world.A.T
     C_oo = state.B_o @ (Sigma_s + world.sigma**2 * np.eye(9)) @ state.B_o.T
     P_star = state.B_t @ Sigma_s @ state.B_o.T @ np.linalg.inv(C_oo)
-    (b_o, L_o), (b_t, L_t) = (inside_outside(B, world.Q_A) for B in (state.B_o, state.B_t))
+    (b_o, L_o), (b_t, L_t) = (inside_outside(B, world.Q) for B in (state.B_o, state.B_t))
     matrices = [M[None, None] for M in (-P_star, b_o, L_o, b_t, L_t)]
     columns = order_metrics(OrderParameters(*matrices, np.ones((1, 1))), world)
     assert columns["W_Fro_aligned"] < -14

@@ -188,7 +188,7 @@ def test_the_plain_backend_equals_the_oracle(sampler):
         for row in rows[: block.valid[0].sum()]:
             outside = {}
             for name in ("o", "t"):
-                b, L = inside_outside(row[f"B_{name}"], world.Q_A)
+                b, L = inside_outside(row[f"B_{name}"], world.Q)
                 outside |= {f"b_{name}": b, f"Gram of L_{name}": L @ L.T}
             loss = row["loss"] if row["epoch"] > 0 else np.nan
             values = row | outside | {"gap": np.linalg.norm(row["B_o"] - row["B_t"]), "loss": loss}

@@ -57,7 +57,7 @@ def test_trajectory_equals_the_oracle(backend, sampler, variant):
     for i, row in enumerate(rows):
         np.testing.assert_allclose(block.order.P[0, i], row["P"], **TOLERANCE)
         for name, b, L in (("B_o", block.order.b_o, block.order.L_o), ("B_t", block.order.b_t, block.order.L_t)):
-            inside, outside = inside_outside(row[name], world.Q_A)
+            inside, outside = inside_outside(row[name], world.Q)
             np.testing.assert_allclose(b[0, i], inside, **TOLERANCE)
             np.testing.assert_allclose(L[0, i] @ L[0, i].T, outside @ outside.T, **TOLERANCE)
         gap = np.linalg.norm(row["B_o"] - row["B_t"])
@@ -111,7 +111,7 @@ def test_metrics_equal_the_definitions(seed, sigma):
 
 def state(P, B_o, B_t, world):
     """One state as order parameters of one run and one epoch."""
-    (b_o, L_o), (b_t, L_t) = inside_outside(B_o, world.Q_A), inside_outside(B_t, world.Q_A)
+    (b_o, L_o), (b_t, L_t) = inside_outside(B_o, world.Q), inside_outside(B_t, world.Q)
     stacked = {"P": P, "b_o": b_o, "L_o": L_o, "b_t": b_t, "L_t": L_t}
     gap = np.full((1, 1), np.linalg.norm(B_o - B_t))
     return OrderParameters(**{name: M[None, None] for name, M in stacked.items()}, gap=gap)

@@ -122,9 +122,9 @@ def explicit(case, noise=1.0):
             V_B = config.mom_enc * V_B + grad_B
             B_o = B_o - config.lr_enc * V_B
         B_t = (1 - config.tau) * B_t + config.tau * B_o
-    outside = np.eye(d) - world.Q_A @ world.Q_A.T
+    outside = np.eye(d) - world.Q @ world.Q.T
     gap = np.linalg.norm(B_o - B_t, axis=(1, 2))
-    return statistics(loss, H, rate, P, B_o @ world.Q_A, B_o @ outside, B_t @ world.Q_A, B_t @ outside, gap)
+    return statistics(loss, H, rate, P, B_o @ world.Q, B_o @ outside, B_t @ world.Q, B_t @ outside, gap)
 
 
 @pytest.fixture(scope="module")

@@ -50,8 +50,8 @@ class Minibatch:
     def coordinates(self):
         """X (3r, 5r) of the state, and the directions O (3r, d) that belong to its outside columns."""
         stack = np.vstack([self.B_o, self.V, self.B_t])
-        inside = stack @ self.world.Q_A
-        L, O = lq_factorisation(stack - inside @ self.world.Q_A.T)
+        inside = stack @ self.world.Q
+        L, O = lq_factorisation(stack - inside @ self.world.Q.T)
         return np.hstack([inside, L, np.zeros((3 * r, r))]), O
 
     def cross(self, xi, D, outside):
@@ -85,7 +85,7 @@ def test_reduced_form_at_the_moments_of_a_minibatch_is_its_step(n):
     """G on every known direction, and after a step all Gram matrices of the explicit update, to 1e-10."""
     m = Minibatch(n)
     world, sigma, reduced = m.world, m.world.sigma, ReducedWorld(m.world)
-    Q_A = world.Q_A
+    Q_A = world.Q
     X, O = m.coordinates()
     b_o, b_t, L_oo, L_t = X[:r, :r], X[2 * r :, :r], X[:r, r : 2 * r], X[2 * r :, r : 4 * r]
     x_inside, outside = Q_A.T @ m.X, m.X - Q_A @ Q_A.T @ m.X
@@ -140,7 +140,7 @@ def test_second_moment_of_the_gradient(n, form):
     M_o, M_t = m.B_o @ world.A, m.B_t @ world.A
     noise = sigma**2 * (m.P @ m.B_o @ m.B_o.T @ m.P.T + m.B_t @ m.B_t.T)
     second_moment = (m.P @ M_o - M_t) * world.lam @ (m.P @ M_o - M_t).T + noise
-    both, _ = np.linalg.qr(np.hstack([world.Q_A, m.B_o.T]))
+    both, _ = np.linalg.qr(np.hstack([world.Q, m.B_o.T]))
     key = MomentsKey(3, n, d, r, form)
     squares, losses = [], []
     for block in moment_blocks(key, 4000):
@@ -261,8 +261,8 @@ def plain_rows(config):
 
 def plain_row(P, X, world, is_reduced, step):
     size = world.r
-    inside = X[:, :size] if is_reduced else X @ world.Q_A
-    outside = X[:, size:] if is_reduced else X - inside @ world.Q_A.T
+    inside = X[:, :size] if is_reduced else X @ world.Q
+    outside = X[:, size:] if is_reduced else X - inside @ world.Q.T
     o, t = slice(0, size), slice(2 * size, 3 * size)
     return step | {
         "P": P,

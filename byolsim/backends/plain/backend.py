@@ -10,9 +10,10 @@ import numpy as np
 from byolsim.backends.base import Backend, LogBlock, is_logged, rows_per_block
 from byolsim.backends.plain.samplers import Sampler, sampler_class
 from byolsim.config.run import RunConfig
-from byolsim.model.encoder import initial_weights
+from byolsim.model.encoder import Start, initial_weights
 from byolsim.model.order import OrderParameters
 from byolsim.model.predictor import PREDICTOR_RULES
+from byolsim.model.state import State
 from byolsim.model.step import Rules, Run, start, step
 from byolsim.model.target import EMA
 from byolsim.model.world import World
@@ -28,21 +29,27 @@ class PlainBackend(Backend):
 
     def numbers(self, config: RunConfig) -> int:
         """See `Backend.numbers`."""
-        return sampler_class(config).numbers(config) + 15 * config.d_latent * config.d_obs
+        return sampler_class(config).numbers(config) + 15 * config.k * config.d_obs
 
     def warm(self, tiny: RunConfig) -> None:
         """There is nothing to compile."""
 
-    def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
+    def simulate(
+        self,
+        world: World,
+        group: Sequence[RunConfig],
+        progress: Callable[[int], None],
+        initial: Start | None = None,
+    ) -> Iterator[LogBlock]:
         """Train a group; see `Backend.simulate`."""
         config = group[0]
         sampler = sampler_class(config)(config, world)
         rules = [rules_of(member, sampler) for member in group]
-        runs = [start_of(of, sampler) for of in rules]
-        log = _Log(sampler, rows_per_block(len(group), world.r))
+        runs = [start_of(of, sampler, initial) for of in rules]
+        log = _Log(sampler, rows_per_block(len(group), config))
         log.take(0, runs)
         done = 0
-        for t, draw in enumerate(sampler.draws(), start=1):
+        for t, draw in enumerate(sampler.draws(initial.epoch if initial else 0), start=1):
             runs = [_advance(t, run, draw, sampler, of) for run, of in zip(runs, rules, strict=True)]
             if is_logged(config, t):
                 if log.is_full:
@@ -59,10 +66,11 @@ def rules_of(config: RunConfig, sampler: Sampler) -> Rules:
     return Rules(config, sampler.world.lambda_max_x, rule, EMA(config.tau), sampler.settle)
 
 
-def start_of(rules: Rules, sampler: Sampler) -> Run:
+def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Run:
     """A run at epoch 0, in the dtype of training and the coordinates of its sampler."""
-    B_o, P = initial_weights(rules.config, sampler.world)
-    return start(sampler.cast(P), sampler.cast(sampler.coordinates(B_o)), rules)
+    at = sampler.coordinates(initial_weights(rules.config, sampler.world, initial))
+    P, V_P, B_o, V_B, B_t = (sampler.cast(M) for M in (at.P, at.V_P, at.B_o, at.V_B, at.B_t))
+    return start(State(P, V_P, B_o, V_B, B_t, lost=np.zeros_like(B_o)), rules)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # in the last step of a run that diverges
@@ -118,6 +126,7 @@ class _Log:
         """Order parameters and the step's own values; zero where the run has diverged."""
         values = reported(run)
         if run.diverged_epoch >= 0:
-            zero = np.zeros_like(run.state.P, np.float64)
-            return dict.fromkeys(MATRICES, zero) | dict.fromkeys((*values, "gap"), 0.0) | {"valid": False}
+            k, q = len(run.state.P), self.sampler.world.q
+            zero = {name: np.zeros((k, q if name.startswith("b_") else k)) for name in MATRICES}
+            return zero | dict.fromkeys((*values, "gap"), 0.0) | {"valid": False}
         return self.sampler.snapshot(run.state) | values | {"valid": True}

@@ -52,7 +52,7 @@ class LinearLog:
         self.rows.clear()
         parts = {}
         for name in ("o", "t"):
-            parts[f"b_{name}"], parts[f"L_{name}"] = inside_outside(stacks[f"B_{name}"], self.Q_A)
+            parts[f"b_{name}"], parts[f"L_{name}"] = inside_outside(stacks[f"B_{name}"], self.Q)
         gap = (stacks["B_o"] - stacks["B_t"]).flatten(2).norm(dim=-1)
         return OrderParameters(
             P=_numpy(stacks["P"]), gap=_numpy(gap), **{name: _numpy(part) for name, part in parts.items()}
@@ -78,7 +78,7 @@ class SampledLog:
         x, x_plus = TorchWorld.of(world, device, torch.float64).views(row, key.n)
         # B = Z x^+; where sigma = 0 the views span r of d dimensions, and the fit is the one of least norm.
         fit = torch.linalg.pinv(x, rtol=1e-10)
-        return cls(x, x_plus, fit, torch.tensor(world.Q_A, device=device))
+        return cls(x, x_plus, fit, torch.tensor(world.Q, device=device))
 
     def take(self, group: Group) -> None:
         """Measure the state as it is now."""
@@ -93,7 +93,7 @@ class SampledLog:
             root = self.x.shape[1] ** 0.5
             F, O = lower_factorisation(z_o / root)
             B = each(z_o, self.fit)
-            b_o, L_o = inside_outside(B, self.Q_A)
+            b_o, L_o = inside_outside(B, self.Q)
             differences = [(W - W_t).square().sum(dim=(1, 2)) for W, W_t in zip(encoder, target, strict=True)]
             self.rows.append(
                 {

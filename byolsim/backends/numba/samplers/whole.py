@@ -68,7 +68,7 @@ class Whole(Sampler):
 
     def snapshot(self, row: int, log: structures.Log) -> None:
         """See `snapshot`."""
-        snapshot(row, self.world.Q_A, self.state, self.course, self._log_scratch, log)
+        snapshot(row, self.world.Q, self.state, self.course, self._log_scratch, log)
 
 
 def world_arrays(config: RunConfig, world: World) -> WorldArrays:
@@ -76,7 +76,7 @@ def world_arrays(config: RunConfig, world: World) -> WorldArrays:
     dtype = np.dtype(config.dtype)
     return WorldArrays(
         A=world.A.astype(dtype),
-        Q_A=world.Q_A.astype(dtype),
+        Q_A=world.Q.astype(dtype),
         lam=world.lam.astype(dtype),
         root_lam=np.sqrt(world.lam).astype(dtype),
         sigma=world.sigma,

@@ -1,4 +1,4 @@
-"""What every sampler answers; the defaults are those of one that keeps its encoders as they are, (r, d)."""
+"""What every sampler answers; the defaults are those of one that keeps its encoders as they are, (k, d)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from byolsim.config.run import RunConfig
 from byolsim.draws.plain_normals import fill_plain_normals
+from byolsim.model.encoder import Start
 from byolsim.model.linalg import distance
 from byolsim.model.order import inside_outside
 from byolsim.model.samplers import sampler_of
@@ -29,16 +30,16 @@ class Sampler(ABC):
 
     def __init__(self, config: RunConfig, world: World) -> None:
         self.config, self.world, self.stream = config, world, sampler_of(config)
-        self.cast_world = World(self.cast(world.A), self.cast(world.lam), world.sigma)
+        self.cast_world = world.cast(config.dtype)
 
     @staticmethod
     @abstractmethod
     def numbers(config: RunConfig) -> int:
         """Double-precision numbers that a step holds beside the state: an estimate for the check of memory."""
 
-    def draws(self) -> Iterator[Any]:
-        """What the steps 1, 2, ..., epochs draw: the same for every run of the group."""
-        for block in self.stream.blocks(fill_plain_normals):
+    def draws(self, after: int = 0) -> Iterator[Any]:
+        """What the steps draw, from draw after + 1 of the stream on: the same for every run of the group."""
+        for block in self.stream.blocks(fill_plain_normals, after):
             for row in block:
                 yield self.draw(self.cast(row))
 
@@ -50,9 +51,9 @@ class Sampler(ABC):
     def evaluate(self, state: State, draw: Any) -> Evaluation:
         """G, the loss and the feature covariance of a step."""
 
-    def coordinates(self, B_o: Array) -> Array:
-        """An initial encoder (r, d) as the state keeps it."""
-        return B_o
+    def coordinates(self, start: Start) -> Start:
+        """A start as the state keeps it: with encoders (k, d)."""
+        return start
 
     def settle(self, state: State) -> State:
         """The state in the form that `evaluate` expects, after a step that moved the encoder."""
@@ -61,8 +62,8 @@ class Sampler(ABC):
     def snapshot(self, state: State) -> dict[str, Any]:
         """The order parameters of a state in double precision; see `order.OrderParameters`."""
         B_o, B_t = state.B_o.astype(np.float64), state.B_t.astype(np.float64)
-        b_o, L_o = inside_outside(B_o, self.world.Q_A)
-        b_t, L_t = inside_outside(B_t, self.world.Q_A)
+        b_o, L_o = inside_outside(B_o, self.world.Q)
+        b_t, L_t = inside_outside(B_t, self.world.Q)
         P = state.P.astype(np.float64)
         return {"P": P, "b_o": b_o, "L_o": L_o, "b_t": b_t, "L_t": L_t, "gap": distance(B_o, B_t)}
 

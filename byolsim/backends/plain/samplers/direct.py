@@ -18,8 +18,8 @@ class Direct(Sampler):
     @staticmethod
     def numbers(config: RunConfig) -> int:
         """A block of W and N, and products of the size of an encoder."""
-        r, d = config.d_latent, config.d_obs
-        return 20 * r * d + 100 * r * r
+        k, q, d = config.k, config.structured, config.d_obs
+        return (18 * k + 2 * q) * d + 34 * k * (k + 2 * q)
 
     def draw(self, row: Array) -> tuple[Array, Array]:
         """(W, N)."""

@@ -8,11 +8,12 @@ from byolsim.backends.plain.samplers.base import Sampler
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import split_draws
 from byolsim.model import samplers
+from byolsim.model.gradients import outside_hole
 from byolsim.model.state import Array, Evaluation, State
 
 
 class Minibatch(Sampler):
-    """Means over n samples x = A z + e and x+ = A z + e+, which are the columns of X and X+ (d, n).
+    """Means over n samples of x and x+, which are the columns of X and X+ (d, n); in a plain world A z + e, A z + e+.
 
     Z_o = B_o X,    D = P Z_o - B_t X+,    G = D X^T / n,    loss = 1/2 ||D||^2 / n,    C_oo = Z_o Z_o^T / n
     """
@@ -22,15 +23,18 @@ class Minibatch(Sampler):
     @staticmethod
     def numbers(config: RunConfig) -> int:
         """The block of normals and the two views with what they are made of."""
-        n, d, r = config.batch_size, config.d_obs, config.d_latent
-        return n * (4 * r + 8 * d)
+        n, d, k, q = config.batch_size, config.d_obs, config.k, config.structured
+        return n * (2 * (k + q) + 8 * d)
 
     def draw(self, row: Array) -> tuple[Array, Array]:
         """(X, X+)."""
         world = self.cast_world
-        z, e, e_plus = split_draws(row, self.stream.key)
-        signal = world.A @ (np.sqrt(world.lam)[:, None] * z)
-        return signal + world.sigma * e, signal + world.sigma * e_plus
+        g, e, e_plus = split_draws(row, self.stream.key)
+        latents = np.sqrt(world.variances_plus)[:, None] * g
+        X, X_plus = world.A @ latents[: world.q], world.loadings_plus @ latents
+        if not len(e):
+            return X, X_plus
+        return X + world.sigma * outside_hole(e.T, world).T, X_plus + world.noise_plus * outside_hole(e_plus.T, world).T
 
     def evaluate(self, state: State, draw: tuple[Array, Array]) -> Evaluation:
         """The formulas above."""

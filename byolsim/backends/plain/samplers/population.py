@@ -14,7 +14,7 @@ class Population(Sampler):
     @staticmethod
     def numbers(config: RunConfig) -> int:
         """M_o, M_t and products of the size of an encoder."""
-        return 4 * config.d_latent * config.d_obs
+        return 4 * config.k * config.d_obs
 
     def draw(self, row: Array) -> None:
         """Nothing."""

@@ -40,7 +40,7 @@ class Sampler(ABC):
 
     def basis(self) -> Tensor:
         """Columns that span those of A, orthonormal, in the coordinates of an encoder and in double precision."""
-        return torch.tensor(self.plain_world.Q_A, device=self.world.A.device)
+        return torch.tensor(self.plain_world.Q, device=self.world.A.device)
 
     @abstractmethod
     def step(self, group: Group, t: int, row: Tensor) -> None:
