@@ -53,7 +53,8 @@ class SampledFeatures:
     F : (K, L, k, k) lower triangular factor of the online features, C_oo = F F^T.
     F_pred : (K, L, k, k) that of the predictions.
     cross : (K, L, k, k) Z_t O^T / sqrt(N).
-    b_o, L_o : (K, L, k, q) and (K, L, k, k) inside and outside part of the best linear fit B = E[f(x) x^T] E[x x^T]^-1 on the sample.
+    b_o, L_o : (K, L, k, q) and (K, L, k, k) inside and outside part of the best linear fit,
+        B = E[f(x) x^T] E[x x^T]^-1, on the sample.
     loss : (K, L) the loss on the sample.
     target_power : (K, L) tr C_tt, the mean of norm(z_t)^2 on the sample.
     gap : (K, L) the distance of all parameters of the online and the target encoder.
