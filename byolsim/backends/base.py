@@ -18,7 +18,7 @@ from byolsim.config.fields import names
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.machine.memory import machine_memory
-from byolsim.model.encoder import Start
+from byolsim.model.start import Start
 from byolsim.model.order import OrderParameters, SampledFeatures
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.samplers import SAMPLERS, sampler_name, sampler_of

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import keyed_generator
+from byolsim.model.start import Start
 from byolsim.model.world import World, complement
 
 Array = NDArray[np.float64]
 
 
-class Start(NamedTuple):
-    """Where a run starts, in double precision.
-
-    For the reduced form of the moments sampler B_o, V_B and B_t may also be coordinates, (k, q + 3k)
-    (`byolsim.model.moments`).
-    """
-
-    P: Array  # (k, k)
-    V_P: Array  # (k, k)
-    B_o: Array  # (k, d)
-    V_B: Array  # (k, d)
-    B_t: Array  # (k, d)
-    epoch: int = 0  # draws that are behind it: the first step is draw epoch + 1 of the stream
-
-
 def initial_weights(config: RunConfig, world: World, initial: Start | None = None) -> Start:
-    """P (k, k), B_o and B_t (k, d) with no momentum, by the key (seed, d, k, init, architecture); or `initial`, if given.
+    """P (k, k), B_o and B_t (k, d) without momentum, by the key (seed, d, k, init, architecture); or `initial`.
 
     `zero_pred`: B_o entries N(0, 1/d), P = 0. `random`: P entries N(0, 1/k) too. `pinv`: B_o = A^+, P = I. `modes`:
     B_o = V_k^T Q^T, the first k canonical directions as rows (orthonormal rows; beyond the structured subspace an

@@ -10,7 +10,8 @@ import numpy as np
 from byolsim.backends.base import Backend, LogBlock, is_logged, rows_per_block
 from byolsim.backends.plain.samplers import Sampler, sampler_class
 from byolsim.config.run import RunConfig
-from byolsim.model.encoder import Start, initial_weights
+from byolsim.model.encoder import initial_weights
+from byolsim.model.start import Curvature, Start
 from byolsim.model.order import OrderParameters
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.state import State

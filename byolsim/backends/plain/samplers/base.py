@@ -10,7 +10,7 @@ import numpy as np
 
 from byolsim.config.run import RunConfig
 from byolsim.draws.plain_normals import fill_plain_normals
-from byolsim.model.encoder import Start
+from byolsim.model.start import Start
 from byolsim.model.linalg import distance
 from byolsim.model.order import inside_outside
 from byolsim.model.samplers import sampler_of
