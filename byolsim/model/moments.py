@@ -18,9 +18,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from byolsim.model.start import Start
 from byolsim.model.gradients import outside_hole
 from byolsim.model.linalg import lower_factor, lq_factor, lq_factorisation
+from byolsim.model.start import Start
 from byolsim.model.state import Evaluation
 from byolsim.model.world import World
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from byolsim.config.run import RunConfig
 from byolsim.draws.plain_normals import fill_plain_normals
-from byolsim.model.start import Start
 from byolsim.model.linalg import distance
 from byolsim.model.order import inside_outside
 from byolsim.model.samplers import sampler_of
+from byolsim.model.start import Start
 from byolsim.model.state import Array, Evaluation, State
 from byolsim.model.world import World
 

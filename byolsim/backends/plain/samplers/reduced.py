@@ -8,9 +8,9 @@ import numpy as np
 
 from byolsim.backends.plain.samplers.direct import Direct
 from byolsim.config.run import RunConfig
-from byolsim.model.start import Start
 from byolsim.model.linalg import distance, lq_factor
 from byolsim.model.moments import ReducedWorld, reduced_coordinates, reduced_gradient, retriangulate
+from byolsim.model.start import Start
 from byolsim.model.state import Array, Evaluation, State
 from byolsim.model.world import World
 
