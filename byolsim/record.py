@@ -13,6 +13,7 @@ from byolsim.config.run import RunConfig
 from byolsim.machine.code import versions
 from byolsim.machine.processor import processor
 from byolsim.model.metrics import has_collapsed
+from byolsim.model.start import Start
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class RunRecord:
     wall_s : this run's share of its group's wall time, in seconds.
     versions : of the program and its libraries in the process that made the record.
     processor : its kind, as far as bits depend on it.
+    final : where it ended, to look into or to go on from (`simulate_runs(..., initial=record.final)`); None if it
+        diverged, if its model is an MLP, or if it was not kept.
     """
 
     config: RunConfig
@@ -49,6 +52,7 @@ class RunRecord:
     wall_s: float
     versions: Mapping[str, str] = field(default_factory=versions)
     processor: Mapping[str, str] = field(default_factory=processor)
+    final: Start | None = field(default=None, repr=False, compare=False)
 
     @property
     def collapsed(self) -> bool:

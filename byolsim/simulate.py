@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import LogBlock
@@ -19,6 +19,7 @@ from byolsim.machine.threads import one_blas_thread
 from byolsim.model.metrics import METRICS, order_metrics, sampled_metrics
 from byolsim.model.order import OrderParameters
 from byolsim.model.rows import check_rows, logged_rows
+from byolsim.model.start import Start, check_start, start_of_arrays
 from byolsim.model.world import World
 from byolsim.record import ClipCounts, RunRecord
 
@@ -43,7 +44,13 @@ def resolve(config: RunConfig) -> RunConfig:
     return get_backend(config.backend).resolve(config)
 
 
-def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = lambda epochs: None) -> list[RunRecord]:
+def simulate_runs(
+    group: Sequence[RunConfig],
+    progress: Callable[[int], None] = lambda epochs: None,
+    *,
+    initial: Start | Mapping[str, ArrayLike] | None = None,
+    keep_final: bool = True,
+) -> list[RunRecord]:
     """Train runs that share a world and a data stream, and return their records in the same order.
 
     A run's columns are the same bits in any group. BLAS runs on one thread meanwhile: with more, the last bits depend
@@ -53,18 +60,42 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     ----------
     group : configurations with one `group_key`.
     progress : called now and then with the number of epochs done since the last call.
+    initial : where all runs start, in place of what their configurations say: the `final` of a record, which they then
+        go on from with the draws after it, or arrays by the names of `model.start.Start`, of which P (k, k) and B_o
+        (k, d) are needed. Its digest is part of their ids (`RunConfig.initial`).
+    keep_final : whether records hold where their runs ended.
 
     Raises
     ------
     ValueError
-        If the configurations do not share a stream.
+        If the configurations do not share a stream, or cannot start there.
     byolsim.errors.UserError
         If the backend cannot run them.
     """
     if not group:
         return []
+    start = initial if initial is None or isinstance(initial, Start) else start_of_arrays(initial)
+    group = [started(config, start) for config in group]
     _check_shared(group)
-    return simulate_group([resolve(config) for config in group], progress)
+    return simulate_group([resolve(config) for config in group], progress, initial=start, keep_final=keep_final)
+
+
+def started(config: RunConfig, initial: Start | None) -> RunConfig:
+    """The configuration of a run that starts there: it holds the digest.
+
+    Raises
+    ------
+    ValueError
+        If it cannot start there, or names another start.
+    """
+    if initial is None:
+        if config.initial is not None:
+            raise ValueError(f"initial = {config.initial!r} is the digest of a start that was not given: give initial=")
+        return config
+    check_start(initial, config)
+    if config.initial not in (None, initial.digest):
+        raise ValueError(f"initial = {config.initial!r} is the digest of another start than the one that was given")
+    return RunConfig(**(config.model_dump() | {"initial": initial.digest}))
 
 
 def _check_shared(group: Sequence[RunConfig]) -> None:
@@ -79,7 +110,13 @@ def _check_shared(group: Sequence[RunConfig]) -> None:
                 )
 
 
-def simulate_group(group: Sequence[RunConfig], progress: Callable[[int], None]) -> list[RunRecord]:
+def simulate_group(
+    group: Sequence[RunConfig],
+    progress: Callable[[int], None],
+    *,
+    initial: Start | None = None,
+    keep_final: bool = False,
+) -> list[RunRecord]:
     """As `simulate_runs`, of configurations that are resolved and known to share a stream: those of a plan."""
     check_rows(group)
     warm_up(group[0])
@@ -93,7 +130,7 @@ def simulate_group(group: Sequence[RunConfig], progress: Callable[[int], None]) 
         logged = np.empty(rows, dtype=np.int64)
         columns = {name: np.empty((len(group), rows)) for name in METRICS}
         done = 0
-        for block in backend.simulate(world, group, progress):
+        for block in backend.simulate(world, group, progress, initial, keep_final):
             here = slice(done, done + len(block.epochs))
             logged[here] = block.epochs
             with doing(f"metrics of {len(block.epochs)} logged epochs"):
@@ -146,4 +183,5 @@ def _record(
         diverged_epoch=None if ended < 0 else ended,
         clips=ClipCounts(*(int(count) for count in last.clips[k])),
         wall_s=wall_s,
+        final=None if last.final is None else last.final[k],
     )

@@ -102,6 +102,7 @@ class LogBlock:
     valid : (K, L) False from the epoch on at which a run diverged.
     diverged_epoch : (K,) the epoch at which a run diverged so far, or -1.
     clips : (K, 3) steps so far at which the bound of alpha, the bound of beta and the floor of H_t were active.
+    final : where each run ended, None for one that diverged; in the last block, if it was asked for.
     """
 
     epochs: NDArray[np.int64]
@@ -110,6 +111,7 @@ class LogBlock:
     valid: NDArray[np.bool_]
     diverged_epoch: NDArray[np.int64]
     clips: NDArray[np.int64]
+    final: Sequence[Start | None] | None = None
 
 
 def rows_per_block(K: int, config: RunConfig) -> int:
@@ -173,12 +175,14 @@ class Backend(ABC):
         group: Sequence[RunConfig],
         progress: Callable[[int], None],
         initial: Start | None = None,
+        keep_final: bool = False,
     ) -> Iterator[LogBlock]:
         """Train the runs of one group and yield their logged epochs, in order.
 
         `group` holds configurations that differ in the fields declared `per_run` alone. `progress` is told, now and
         then, how many more epochs the group has done. `initial` is where all of its runs start, if not where their
-        configurations say. A run's numbers do not depend on the other members of its group.
+        configurations say; their clocks and draws then go on from its epoch. `keep_final` asks for where they end.
+        A run's numbers do not depend on the other members of its group.
         Raises `GroupTooLarge` where the device's memory does not hold the group.
         """
 

@@ -42,6 +42,7 @@ def run_one(config: RunConfig, output: RunOutput, notes: list[str]) -> None:
             run_name=output.run_name,
             force=output.force,
             log_wandb=output.log_wandb,
+            save_state=output.save_state,
             progress=advance,
         )
     if record is None:

@@ -75,6 +75,7 @@ def _carried_out(plan: Plan, output: SweepOutput, advance: Progress) -> tuple[Pl
             workers_write=output.workers_write,
             fail_fast=output.fail_fast,
             log_wandb=output.log_wandb,
+            save_state=output.save_state,
             progress=advance,
         )
 

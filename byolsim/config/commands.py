@@ -51,6 +51,7 @@ class RunOutput(Frozen):
         None, "name of the file, in place of the automatic one"
     )
     log_wandb: bool = hyper(False, "log to Weights & Biases once the file is safe (extra wandb)")
+    save_state: bool = hyper(False, "write where the run ended too, as _states/NAME.npz: to go on from it", flag=True)
     force: bool = hyper(False, "compute again, and replace, what is already there", flag=True)
     dry_run: bool = hyper(False, "say what would be done, and do nothing", flag=True)
 
@@ -77,6 +78,7 @@ class SweepOutput(Frozen):
         False, "Dask's workers write the files themselves, into a folder that they share", flag=True, of_executor="dask"
     )
     log_wandb: bool = hyper(False, "log to Weights & Biases once a file is safe (extra wandb)")
+    save_state: bool = hyper(False, "write where each run ended too, as _states/NAME.npz", flag=True)
     force: bool = hyper(False, "compute again, and replace, what is already there", flag=True)
     retry_failed: bool = hyper(False, "try runs again whose failure is recorded", flag=True)
     fail_fast: bool = hyper(False, "stop at the first run that fails, and end what is running", flag=True)

@@ -410,6 +410,9 @@ class RunConfig(Shared):
         log=True,
         key=4,
     )
+    initial: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = hyper(
+        None, "digest of the state that the run starts from, if that is not its own", option=None
+    )
     lr_enc_mode: LrEncMode | None = hyper(
         None,
         "the kind of sweep that this run belongs to",

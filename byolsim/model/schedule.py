@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from byolsim.model.start import Curvature
 from byolsim.model.theory import heavy_ball_limit
 
 Array = NDArray[np.float64]
@@ -46,6 +47,20 @@ class CurvatureEstimate:
     def __post_init__(self) -> None:
         self.average = np.zeros((self.r, self.r))
         self.vector = np.full(self.r, 1 / np.sqrt(self.r))
+
+    @classmethod
+    def of(cls, k: int, power_iters: int, state: Curvature | None) -> CurvatureEstimate:
+        """The estimate as a run left it; None for one that has seen nothing."""
+        estimate = cls(k, power_iters)
+        if state is not None:
+            estimate.H, estimate.H_floor, estimate.ticks = float(state.H), float(state.H_floor), int(state.ticks)
+            estimate.average, estimate.vector = state.average.copy(), state.vector.copy()
+        return estimate
+
+    @property
+    def state(self) -> Curvature:
+        """`of` backwards."""
+        return Curvature(*map(np.float64, (self.H, self.H_floor, self.ticks)), self.average, self.vector)
 
     def tick(self, C: Array) -> None:
         """Take one feature covariance (r, r) into the average and iterate."""

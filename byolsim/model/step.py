@@ -28,6 +28,7 @@ from byolsim.config.run import RunConfig
 from byolsim.model.gradients import gradients
 from byolsim.model.predictor import PredictorRule
 from byolsim.model.schedule import AutoRates, CurvatureEstimate
+from byolsim.model.start import Curvature
 from byolsim.model.state import DIVERGENCE_BOUND, Array, Evaluation, State
 from byolsim.model.target import Target
 
@@ -86,20 +87,20 @@ class Run:
     diverged_epoch: int = -1
 
 
-def start(state: State, rules: Rules) -> Run:
-    """A run at epoch 0: no rate set yet that follows the schedule."""
+def start(state: State, rules: Rules, curvature: Curvature | None = None) -> Run:
+    """A run at epoch 0, with what it knows of the curvature: no rate set yet that follows the schedule."""
     config = rules.config
     alpha, beta = (math.nan if rate is None else rate for rate in (config.lr_pred, config.lr_enc))
     return Run(
         state=state,
         memory=rules.predictor.start(state),
-        curvature=CurvatureEstimate(len(state.P), config.power_iters),
+        curvature=CurvatureEstimate.of(len(state.P), config.power_iters, curvature),
         rates=Rates(alpha, beta),
     )
 
 
 def step(t: int, run: Run, evaluation: Evaluation, rules: Rules) -> Run:
-    """Step t = 1, 2, ... from what a sampler evaluated at `run.state`."""
+    """Step t = 1, 2, ... from what a sampler evaluated at `run.state`; t counts what is behind the run's start too."""
     curvature = curvature_after(t, run.curvature, evaluation.C_oo, rules.config)
     rates = rates_in_force(curvature, run.state.P, rules)
     state = descend(t, run.state, evaluation.G, rates, rules.config)

@@ -10,6 +10,7 @@ from byolsim.config.run import RunConfig
 from byolsim.machine.interrupts import raise_again
 from byolsim.machine.threads import one_blas_thread
 from byolsim.model.metrics import METRICS
+from byolsim.model.start import Start
 from byolsim.record import RunRecord
 from byolsim.simulate import simulate_group, simulate_runs
 from byolsim.sweeps.meter import Progress
@@ -22,6 +23,8 @@ def compute(
     progress: Progress,
     failure: Callable[[RunConfig, Exception, bool], Failure] = failure_of,
     elsewhere: bool = False,
+    initial: Start | None = None,
+    keep_final: bool = False,
 ) -> Iterator[list[RunRecord | Failure]]:
     """Train a group: its records, or one failure a run; in parts where the device's memory does not hold it whole.
 
@@ -29,11 +32,14 @@ def compute(
     ----------
     failure : what becomes of an error: run, error, and whether the run is not to blame -> failure.
     elsewhere : this machine may be another one than that of the plan: whether it can run them is asked again.
+    initial, keep_final : as in `simulate.simulate_runs`.
     """
     train = simulate_runs if elsewhere else simulate_group
     try:
         with one_blas_thread():
-            results: list[RunRecord | Failure] = list(train(group, lambda epochs: progress(epochs * len(group))))
+            results: list[RunRecord | Failure] = list(
+                train(group, lambda epochs: progress(epochs * len(group)), initial=initial, keep_final=keep_final)
+            )
     except GroupTooLarge as error:
         results = [failure(group[0], error, False)] if len(group) == 1 else []
     except MemoryError as error:  # others may have held it: another day there is room
@@ -47,14 +53,14 @@ def compute(
     # Outside of the handler, which holds on to the memory of the group that was too large.
     half = len(group) // 2
     for part in (group[:half], group[half:]):
-        yield from compute(part, progress, failure, elsewhere)
+        yield from compute(part, progress, failure, elsewhere, initial, keep_final)
 
 
 def compute_and_store(
     group: Sequence[RunConfig], writer: Writer, progress: Progress, elsewhere: bool = False
 ) -> list[Outcome]:
     """Train a group and write its files."""
-    parts = compute(group, progress, writer.failure, elsewhere)
+    parts = compute(group, progress, writer.failure, elsewhere, writer.initial, writer.save_state)
     return [outcome for results in parts for outcome in writer.store(results)]
 
 

@@ -10,14 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from byolsim.config.grid import SweepConfig
-from byolsim.config.run import RunConfig
+from byolsim.config.run import RunConfig, Shared
+from byolsim.errors import UserError
 from byolsim.machine.temporary import clear_leftovers
 from byolsim.machine.threads import one_blas_thread
 from byolsim.machine.whole import check_writable
+from byolsim.model.start import Start
 from byolsim.record import RunRecord
-from byolsim.simulate import warm_up
+from byolsim.simulate import started, warm_up
 from byolsim.store.failures import FOLDER
 from byolsim.store.names import run_path
+from byolsim.store.states import STATES
 from byolsim.sweeps.dispatch import Dispatch
 from byolsim.sweeps.meter import Progress, unfailing
 from byolsim.sweeps.outcome import Outcome
@@ -49,17 +52,25 @@ def run(
     run_name: str | None = None,
     force: bool = False,
     log_wandb: bool = False,
+    save_state: bool = False,
+    initial: Start | None = None,
     progress: Callable[[int], None] = lambda epochs: None,
 ) -> tuple[Path, RunRecord | None]:
     """Compute one run and store it; the path, and the record or None if the complete file was already there.
+
+    Parameters
+    ----------
+    save_state : write where the run ended beside its file as well (`load_state` reads it), and keep it in the record.
+    initial : where it starts, as in `simulate_runs`.
 
     Raises
     ------
     UserError
         If the configuration cannot be run, the folder cannot be written, or a file of another run has the name.
     """
-    writer = Single(Path(out_dir), force, log_wandb, run_name)
-    plan = plan_run(config, writer)
+    _check_states(config, save_state)
+    writer = Single(Path(out_dir), force, log_wandb, save_state, initial, run_name)
+    plan = plan_run(started(config, initial), writer)
     if not plan.todo:
         return writer.path(plan.runs[0]), None
     (outcome,) = _carry_out(plan, writer, lambda: Here(writer), progress).outcomes
@@ -78,6 +89,7 @@ def sweep(
     executor: Executor | None = None,
     workers_write: bool = False,
     log_wandb: bool = False,
+    save_state: bool = False,
     progress: Progress = lambda run_steps: None,
 ) -> SweepResult:
     """Compute the runs of a grid that are not there yet.
@@ -94,6 +106,7 @@ def sweep(
     shard : (I, N), to do the part I = 0..N-1 of N.
     executor : any `concurrent.futures.Executor` to map the groups over; it is not shut down.
     workers_write : the executor's workers share the folder and write it themselves.
+    save_state : write where each run ended as well (`load_state`).
 
     Raises
     ------
@@ -110,6 +123,7 @@ def sweep(
         workers_write=workers_write,
         fail_fast=fail_fast,
         log_wandb=log_wandb,
+        save_state=save_state,
         progress=progress,
     )
 
@@ -122,10 +136,12 @@ def carry_out(
     workers_write: bool = False,
     fail_fast: bool = False,
     log_wandb: bool = False,
+    save_state: bool = False,
     progress: Progress = lambda run_steps: None,
 ) -> SweepResult:
     """Do what was planned; as `sweep`, with `limit` for the groups that an executor is given at a time."""
-    writer = Writer(plan.out_dir.absolute() if workers_write else plan.out_dir, plan.force, log_wandb)
+    _check_states(plan.config, save_state)
+    writer = Writer(plan.out_dir.absolute() if workers_write else plan.out_dir, plan.force, log_wandb, save_state)
 
     def pool() -> Pool:
         if executor is not None:
@@ -199,7 +215,13 @@ def describe_run(config: RunConfig, out_dir: str | Path, *, run_name: str | None
     return f"would write {path}: {config.epochs:,} epochs on {config.backend}/{config.device}, run id {config.run_id}"
 
 
+def _check_states(config: Shared, save_state: bool) -> None:
+    """`UserError` where a model has no state that is kept."""
+    if save_state and "mlp" in (config.enc, config.pred):
+        raise UserError("save_state is for linear models: where an MLP ended is not kept")
+
+
 def clear_all_leftovers(out_dir: Path) -> None:
     """Remove what killed processes left in a runs folder in the middle of a write."""
-    for folder in (out_dir, out_dir / FOLDER):
+    for folder in (out_dir, out_dir / FOLDER, out_dir / STATES):
         clear_leftovers(folder)

@@ -11,10 +11,12 @@ from byolsim.backends.base import GroupTooLarge
 from byolsim.config.run import RunConfig
 from byolsim.errors import DiskFull, UserError
 from byolsim.machine.whole import probe
+from byolsim.model.start import Start
 from byolsim.record import RunRecord
 from byolsim.store.failures import clear_failure
 from byolsim.store.files import check_place, exists, is_complete, read_info, save
 from byolsim.store.names import run_path
+from byolsim.store.states import save_state
 from byolsim.store.tracking import log_run
 from byolsim.sweeps.outcome import Failure, Outcome, failure_of, one_line
 
@@ -25,12 +27,16 @@ class Writer:
 
     Attributes
     ----------
+    save_state : whether where a run ended is written too.
+    initial : where the runs start, if that is not where their configurations say.
     shared : other sweeps may fill the folder at the same time: runs in hand are claimed.
     """
 
     out_dir: Path
     force: bool = False
     log_wandb: bool = False
+    save_state: bool = False
+    initial: Start | None = None
     shared: ClassVar[bool] = True
 
     def path(self, config: RunConfig) -> Path:
@@ -95,6 +101,8 @@ class Writer:
     def _write(self, record: RunRecord) -> None:
         if self.force or not is_complete(self.path(record.config), record.config):
             self.check_place(record.config)
+            if self.save_state and record.final is not None:  # first: a run that is there has its state
+                save_state(record.final, self.path(record.config))
             save(record, self.path(record.config))
 
     def _written_here(self, record: RunRecord) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -42,24 +43,26 @@ class PlainBackend(Backend):
         group: Sequence[RunConfig],
         progress: Callable[[int], None],
         initial: Start | None = None,
+        keep_final: bool = False,
     ) -> Iterator[LogBlock]:
         """Train a group; see `Backend.simulate`."""
         config = group[0]
         sampler = sampler_class(config)(config, world)
         rules = [rules_of(member, sampler) for member in group]
         runs = [start_of(of, sampler, initial) for of in rules]
-        log = _Log(sampler, rows_per_block(len(group), config))
+        log = _Log(sampler, rows_per_block(len(group), config), initial.epoch if initial else 0)
         log.take(0, runs)
-        done = 0
-        for t, draw in enumerate(sampler.draws(initial.epoch if initial else 0), start=1):
-            runs = [_advance(t, run, draw, sampler, of) for run, of in zip(runs, rules, strict=True)]
+        done, behind = 0, initial.epoch if initial else 0
+        for t, draw in enumerate(sampler.draws(behind), start=1):
+            runs = [_advance(behind + t, run, draw, sampler, of) for run, of in zip(runs, rules, strict=True)]
             if is_logged(config, t):
                 if log.is_full:
                     yield log.block()
                 log.take(t, runs)
                 progress(t - done)
                 done = t
-        yield log.block()
+        final = [sampler.final(run, behind + config.epochs) for run in runs] if keep_final else None
+        yield dataclasses.replace(log.block(), final=final)
 
 
 def rules_of(config: RunConfig, sampler: Sampler) -> Rules:
@@ -72,7 +75,8 @@ def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Ru
     """A run at epoch 0, in the dtype of training and the coordinates of its sampler."""
     at = sampler.coordinates(initial_weights(rules.config, sampler.world, initial))
     P, V_P, B_o, V_B, B_t = (sampler.cast(M) for M in (at.P, at.V_P, at.B_o, at.V_B, at.B_t))
-    return start(State(P, V_P, B_o, V_B, B_t, lost=np.zeros_like(B_o)), rules)
+    lost = np.zeros_like(B_o) if at.lost is None else sampler.cast(at.lost)
+    return start(State(P, V_P, B_o, V_B, B_t, lost), rules, at.curvature)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # in the last step of a run that diverges
@@ -86,8 +90,8 @@ def _advance(t: int, run: Run, draw: Any, sampler: Sampler, rules: Rules) -> Run
 class _Log:
     """Rows of one block: of each logged epoch, the runs as they stood."""
 
-    def __init__(self, sampler: Sampler, capacity: int) -> None:
-        self.sampler, self.capacity = sampler, capacity
+    def __init__(self, sampler: Sampler, capacity: int, behind: int) -> None:
+        self.sampler, self.capacity, self.behind = sampler, capacity, behind
         self.epochs: list[int] = []
         self.rows: list[list[dict[str, Any]]] = []
 
@@ -115,7 +119,7 @@ class _Log:
             order=OrderParameters(**{name: column(name) for name in (*MATRICES, "gap")}),
             steps={name: column(name) for name in step_metrics(self.runs[0])},
             valid=column("valid"),
-            diverged_epoch=np.array([run.diverged_epoch for run in self.runs]),
+            diverged_epoch=np.array([max(run.diverged_epoch - self.behind, -1) for run in self.runs]),
             clips=np.array([run.clips for run in self.runs]),
         )
 

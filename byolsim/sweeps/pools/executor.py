@@ -47,7 +47,7 @@ class Through(Pool):
     def submit(self, group: Sequence[RunConfig], told: Progress) -> Future[Any]:
         """Hand the group to the executor, which has no way back for progress."""
         ids = [config.run_id for config in group]
-        call: tuple[Any, ...] = (_compute, group, ids, code_id())
+        call: tuple[Any, ...] = (_compute, group, ids, code_id(), self.writer.save_state)
         if self.workers_write:
             call = (_compute_and_store, group, ids, code_id(), self.writer)
         try:
@@ -83,9 +83,10 @@ def broken(error: BaseException) -> str:
     return f"the executor broke ({one_line(error)})"
 
 
-def _compute(group: Sequence[RunConfig], ids: Sequence[str], code: str) -> list[RunRecord | Failure]:
+def _compute(group: Sequence[RunConfig], ids: Sequence[str], code: str, keep_final: bool) -> list[RunRecord | Failure]:
     _check_code(group, ids, code)
-    return [result for results in compute(group, _untold, elsewhere=True) for result in results]
+    parts = compute(group, _untold, elsewhere=True, keep_final=keep_final)
+    return [result for results in parts for result in results]
 
 
 def _compute_and_store(group: Sequence[RunConfig], ids: Sequence[str], code: str, writer: Writer) -> list[Outcome]:

@@ -15,6 +15,7 @@ from byolsim.model.order import inside_outside
 from byolsim.model.samplers import sampler_of
 from byolsim.model.start import Start
 from byolsim.model.state import Array, Evaluation, State
+from byolsim.model.step import Run
 from byolsim.model.world import World
 
 
@@ -54,6 +55,13 @@ class Sampler(ABC):
     def coordinates(self, start: Start) -> Start:
         """A start as the state keeps it: with encoders (k, d)."""
         return start
+
+    def final(self, run: Run, epoch: int) -> Start | None:
+        """Where a run ended, `epoch` steps behind it, in double precision; None if it diverged."""
+        if run.diverged_epoch >= 0:
+            return None
+        P, V_P, B_o, V_B, B_t, lost = (M.astype(np.float64) for M in run.state)
+        return Start(P, V_P, B_o, V_B, B_t, epoch, lost if lost.any() else None, run.curvature.state)
 
     def settle(self, state: State) -> State:
         """The state in the form that `evaluate` expects, after a step that moved the encoder."""

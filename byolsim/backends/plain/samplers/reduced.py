@@ -12,6 +12,7 @@ from byolsim.model.linalg import distance, lq_factor
 from byolsim.model.moments import ReducedWorld, reduced_coordinates, reduced_gradient, retriangulate
 from byolsim.model.start import Start
 from byolsim.model.state import Array, Evaluation, State
+from byolsim.model.step import Run
 from byolsim.model.world import World
 
 
@@ -40,7 +41,18 @@ class Reduced(Direct):
     def coordinates(self, start: Start) -> Start:
         """The start with the rows of X in place of encoders."""
         B_o, V_B, B_t = np.split(reduced_coordinates(start, self.world), 3)
-        return start._replace(B_o=B_o, V_B=V_B, B_t=B_t)
+        k, lost = len(start.P), start.lost
+        if lost is not None:  # of an encoder (k, d) it would belong to directions that are not formed: it is dropped
+            lost = np.hstack([lost, np.zeros((k, k))]) if start.B_o.shape[1] < self.world.d else None
+        return start._replace(B_o=B_o, V_B=V_B, B_t=B_t, lost=lost)
+
+    def final(self, run: Run, epoch: int) -> Start | None:
+        """The coordinates without the fresh directions, which hold 0 between steps."""
+        end, k = super().final(run, epoch), len(run.state.P)
+        if end is None:
+            return None
+        B_o, V_B, B_t = (M[:, :-k] for M in (end.B_o, end.V_B, end.B_t))
+        return end._replace(B_o=B_o, V_B=V_B, B_t=B_t, lost=None if end.lost is None else end.lost[:, :-k])
 
     def settle(self, state: State) -> State:
         """X brought back to triangular form; fresh directions start from 0, and have lost nothing.
