@@ -74,7 +74,6 @@ def simulate_runs(
     """
     if not group:
         return []
-<<<<<<< HEAD
     start = initial if initial is None or isinstance(initial, Start) else start_of_arrays(initial)
     group = [started(config, start) for config in group]
     _check_shared(group)
@@ -99,12 +98,6 @@ def started(config: RunConfig, initial: Start | None) -> RunConfig:
     return RunConfig(**(config.model_dump() | {"initial": initial.digest}))
 
 
-=======
-    _check_shared(group)
-    return simulate_group([resolve(config) for config in group], progress)
-
-
->>>>>>> h10
 def _check_shared(group: Sequence[RunConfig]) -> None:
     """`ValueError` that names the first field in which a run differs from the first run and must not."""
     first = group_key(group[0])
@@ -117,7 +110,6 @@ def _check_shared(group: Sequence[RunConfig]) -> None:
                 )
 
 
-<<<<<<< HEAD
 def simulate_group(
     group: Sequence[RunConfig],
     progress: Callable[[int], None],
@@ -125,9 +117,6 @@ def simulate_group(
     initial: Start | None = None,
     keep_final: bool = False,
 ) -> list[RunRecord]:
-=======
-def simulate_group(group: Sequence[RunConfig], progress: Callable[[int], None]) -> list[RunRecord]:
->>>>>>> h10
     """As `simulate_runs`, of configurations that are resolved and known to share a stream: those of a plan."""
     check_rows(group)
     warm_up(group[0])
