@@ -201,11 +201,13 @@ class _Rates:
 
     def __init__(self, sweep: SweepConfig) -> None:
         self.sweep = sweep
-        self.alphas = list(dict.fromkeys(logspace(*sweep.lr_pred_logspace)))
+        learns = sweep.pred_rule == "learned"
+        self.alphas = list(dict.fromkeys(logspace(*sweep.lr_pred_logspace))) if learns else [0.0]
         self.betas = list(dict.fromkeys(logspace(*sweep.lr_enc_logspace))) if sweep.lr_enc_mode == "logspace" else [0.0]
 
     def __len__(self) -> int:
-        scheduled = self.sweep.lr_enc_mode == "auto" and self.sweep.auto_alpha_c > 0
+        learns = self.sweep.pred_rule == "learned"
+        scheduled = self.sweep.lr_enc_mode == "auto" and self.sweep.auto_alpha_c > 0 and learns
         return len(self.alphas) * len(self.betas) + scheduled
 
     def at(self, index: int, tau: float) -> dict[str, float]:

@@ -67,6 +67,9 @@ InitScale = Annotated[
     Annotated[float, Field(ge=0, le=1e6)] | None,
     AfterValidator(_null_at(1.0)),
 ]
+SPECTRAL = ("directpred", "directcopy", "spectral")
+"""Rules that set P from the spectrum of the features."""
+
 LrEncMode = Literal["same", "ratio", "logspace", "from_tau", "auto"]
 
 
@@ -110,6 +113,21 @@ class Shared(Frozen):
     )
     weight_decay: Rate = hyper(
         0.0, "L2 coefficient eta added to both gradients", per_run=True, symbol="η", title="weight decay", log=True
+    )
+    weight_decay_pred: Rate | None = hyper(
+        None, "decay of the predictor (weight_decay)", per_run=True, symbol="η_P", title="predictor decay", log=True
+    )
+    weight_decay_enc: Rate | None = hyper(
+        None, "decay of the encoder (weight_decay)", per_run=True, symbol="η_B", title="encoder decay", log=True
+    )
+    lr_schedule: Annotated[Literal["constant", "cosine"] | None, AfterValidator(_null_at("constant"))] = hyper(
+        None, "factor on both rates after the warm-up: none, or (1 + cos(pi t / T)) / 2", per_run=True
+    )
+    warmup: Annotated[int, Field(ge=0, lt=2**63), AfterValidator(_null_at(0))] | None = hyper(
+        None, "steps in which both rates grow to their value, as t / warmup (0)", per_run=True
+    )
+    ema_schedule: Annotated[Literal["constant", "cosine"] | None, AfterValidator(_null_at("constant"))] = hyper(
+        None, "EMA rate: constant, or tau (1 + cos(pi t / T)) / 2 as in BYOL", per_run=True
     )
     auto_alpha_c: Rate = hyper(
         0.4,
@@ -192,11 +210,55 @@ class Shared(Frozen):
     pred: Literal["linear", "mlp"] = hyper("linear", "predictor")
     hidden: Annotated[int, Field(ge=1, le=10**6)] | None = hyper(None, "hidden units of an MLP (64); for mlp only")
     activation: Literal["relu", "tanh", "gelu"] | None = hyper(None, "activation of an MLP (relu); for mlp only")
-    # These two have one value that can be run so far: they are columns and part of every id, and no option yet.
-    pred_rule: Literal["learned", "optimal", "directpred", "identity"] = hyper(
-        "learned", "how the predictor is set", compiled=True, option=None
+    enc_depth: Annotated[int, Field(ge=1, le=64), AfterValidator(_null_at(1))] | None = hyper(
+        None, "layers L of a linear encoder W_L ... W_1 (1)", symbol="L", title="depth"
     )
-    stop_grad: bool = hyper(True, "no gradient flows through the target branch", option=None)
+    pred_rule: Literal["learned", "identity", "optimal", "directpred", "directcopy", "spectral"] = hyper(
+        "learned",
+        "how the predictor is set: by its gradient, P = I, the population's optimum, or from the features' spectrum",
+        compiled=True,
+    )
+    pred_power: Annotated[float, Field(gt=0, le=100)] | None = hyper(
+        None, "power a of the spectral rules (0.5; directcopy 1)", of_rules=SPECTRAL
+    )
+    pred_eps: Annotated[float, Field(ge=0, le=1e6)] | None = hyper(
+        None, "eps of the spectral rules (0; directpred 0.1)", of_rules=SPECTRAL
+    )
+    pred_norm: Annotated[Literal["none", "max"] | None, AfterValidator(_null_at("none"))] = hyper(
+        None,
+        "spectral rules: p_j = s_j^a + eps max s (none), or (s_j / max s)^a + eps (max)",
+        of_rules=SPECTRAL,
+        compiled=True,
+    )
+    pred_corr: Annotated[Literal["C_oo", "BBT"] | None, AfterValidator(_null_at("C_oo"))] = hyper(
+        None,
+        "spectral rules: spectrum of an average of minibatch feature covariances (C_oo), or of B_o B_o^T (BBT)",
+        of_rules=SPECTRAL,
+        compiled=True,
+    )
+    pred_corr_rate: Annotated[float, Field(gt=0, le=1)] | None = hyper(
+        None, "rate of that average (0.3)", of_rules=SPECTRAL
+    )
+    pred_every: Annotated[Period, AfterValidator(_null_at(1))] | None = hyper(
+        None, "steps between two settings of the predictor (1)", of_rules=("optimal", *SPECTRAL)
+    )
+    pred_symmetric: Annotated[bool | None, AfterValidator(_null_at(False))] = hyper(
+        None,
+        "a learned P is replaced by its symmetric part after each of its steps",
+        of_rules=("learned",),
+        compiled=True,
+    )
+    pred_jacobian: Annotated[Literal["full", "straight"] | None, AfterValidator(_null_at("full"))] = hyper(
+        None,
+        "straight: the encoder's gradient is G in place of P^T G, as if the predictor were the identity (full)",
+        compiled=True,
+    )
+    stop_grad: bool = hyper(
+        True, "no gradient flows through the target branch; off: one encoder, B_t = B_o", compiled=True
+    )
+    symmetric_loss: Annotated[bool | None, AfterValidator(_null_at(False))] = hyper(
+        None, "the mean of the loss and of that with the views exchanged", compiled=True
+    )
     sampler: Literal["minibatch", "moments", "population"] = hyper(
         "minibatch",
         "what a step draws: every sample, second moments only, or nothing (n = infinity)",
@@ -243,11 +305,11 @@ class Shared(Frozen):
             values["device"] = "cpu"
         return values
 
-    @field_validator("d_embed", "sigma_n_target")
+    @field_validator("d_embed", "sigma_n_target", "weight_decay_pred", "weight_decay_enc")
     @classmethod
     def _null_at_default(cls, value: Any, info: ValidationInfo) -> Any:
         """None in place of the default, another field: of one configuration there is one form."""
-        other = {"d_embed": "d_latent", "sigma_n_target": "sigma_n"}[str(info.field_name)]
+        other = {"d_embed": "d_latent", "sigma_n_target": "sigma_n"}.get(str(info.field_name), "weight_decay")
         return None if value == info.data.get(other) else value
 
     @model_validator(mode="after")
@@ -270,9 +332,56 @@ class Shared(Frozen):
             raise ValueError("sampler = 'population' needs linear models: with an MLP use sampler = 'minibatch'")
         if self.init == "pinv" and mlp:
             raise ValueError("init = 'pinv' needs linear models: with an MLP use init = 'zero_pred' or 'random'")
-        if not self.stop_grad and self.sampler == "moments":
-            raise ValueError("stop_grad = False needs sampler = 'minibatch' or 'population', not 'moments'")
+        self._check_rule()
         return self
+
+    def _check_rule(self) -> None:
+        """Predictor rule, loss and depth that go together."""
+        for name in names(type(self), "of_rules"):
+            rules = known(type(self).model_fields[name])["of_rules"]
+            if getattr(self, name) is not None and self.pred_rule not in rules:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} belongs to pred_rule = {' or '.join(map(repr, rules))}, "
+                    f"not to {self.pred_rule!r}"
+                )
+        if self.pred_corr == "BBT" and self.pred_corr_rate is not None:
+            raise ValueError("pred_corr_rate is of the average of C_oo: pred_corr = 'BBT' has none")
+        for name, value in (("stop_grad", not self.stop_grad), ("symmetric_loss", self.symmetric_loss)):
+            if value and self.sampler == "moments":
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} needs the samples of both views, and sampler = 'moments' draws "
+                    "what the online view alone needs: use sampler = 'minibatch' or 'population'"
+                )
+        if not self.stop_grad and self.target_init is not None:
+            raise ValueError(f"target_init = {self.target_init!r} has no meaning with stop_grad = False: one encoder")
+        if "mlp" in (self.enc, self.pred):
+            self._check_mlp()
+
+    def _check_mlp(self) -> None:
+        """What is not there for an MLP."""
+        if self.enc == "mlp" and self.depth > 1:
+            raise ValueError(f"enc_depth = {self.enc_depth} is for linear encoders: an MLP has hidden")
+        if self.pred == "mlp" and self.pred_rule != "learned":
+            raise ValueError(f"pred_rule = {self.pred_rule!r} sets a matrix: use pred = 'linear'")
+        if self.pred_rule == "optimal" or self.pred_corr == "BBT" or (self.pred == "mlp" and self.pred_symmetric):
+            raise ValueError("pred_rule = 'optimal', pred_corr = 'BBT' and pred_symmetric need linear models")
+        if self.pred_jacobian == "straight":
+            raise ValueError("pred_jacobian = 'straight' needs linear models")
+
+    @property
+    def depth(self) -> int:
+        """Layers of the encoder."""
+        return self.enc_depth or 1
+
+    @property
+    def eta_P(self) -> float:
+        """Decay of the predictor."""
+        return self.weight_decay if self.weight_decay_pred is None else self.weight_decay_pred
+
+    @property
+    def eta_B(self) -> float:
+        """Decay of the encoder."""
+        return self.weight_decay if self.weight_decay_enc is None else self.weight_decay_enc
 
     def _check_world(self) -> None:
         """Shapes that fit together."""
@@ -410,6 +519,14 @@ class RunConfig(Shared):
         log=True,
         key=4,
     )
+    auto_noise_limit: Annotated[bool | None, Field(validate_default=True)] = hyper(
+        None,
+        "whether the schedule keeps alpha below the mean-square limit too: where c tau could reach it",
+        option=None,
+        per_run=True,
+        point=True,
+        told="never",
+    )
     initial: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = hyper(
         None, "digest of the state that the run starts from, if that is not its own", option=None
     )
@@ -433,6 +550,17 @@ class RunConfig(Shared):
             if "tau" in values:
                 raise ValueError("ema_m and tau are one number: give one of them")
             values["tau"] = tau_from_ema_m(values.pop("ema_m"))
+        if values.get("stop_grad") is False:  # one encoder is a target that follows at once
+            if values.get("tau", 1.0) != 1.0:
+                raise ValueError("stop_grad = False has one encoder and no EMA: ema_m must not be given")
+            values["tau"] = 1.0
+        if values.get("pred_rule", "learned") != "learned":  # P takes no step of its own
+            for name in ("lr_pred", "auto_alpha_c"):
+                if values.get(name):
+                    raise ValueError(
+                        f"{name} = {values[name]} belongs to pred_rule = 'learned', not to {values['pred_rule']!r}"
+                    )
+                values[name] = 0.0
         for rate, constant in schedules().items():
             values.setdefault(constant, 0.0 if rate in values else cls.model_fields[constant].default)
             values.setdefault(rate, cls.model_fields[rate].default)
@@ -450,6 +578,32 @@ class RunConfig(Shared):
             return value
         shape = cls.model_construct(**known_so_far)
         return "reduced" if shape.has_reduced_form else "direct"
+
+    @field_validator("auto_noise_limit")
+    @classmethod
+    def _where_noise_matters(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        """True where the limit could bind, else null, so that what it cannot change keeps its id.
+
+        With H the largest eigenvalue, c tau / H is below half of the limit if c tau <= x / 2, where (x / n) k = 2 (1 - mu)
+        - x g has all k eigenvalues at H: x = 2 (1 - mu) / (g + k / n), g = (1 - mu) / (1 + mu) + 1 / n.
+        """
+        known_so_far = info.data
+        if not {"batch_size", "mom_pred", "tau", "lr_pred", "auto_alpha_c", "d_embed"} <= known_so_far.keys():
+            return value
+        self = cls.model_construct(**known_so_far)
+        if self.lr_pred is not None or self.sampler == "population":
+            return None
+        n, mu = self.batch_size, self.mom_pred
+        x = 2 * (1 - mu) / ((1 - mu) / (1 + mu) + (1 + self.k) / n)
+        return True if self.auto_alpha_c * self.tau > x / 2 else None
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> RunConfig:
+        if self.ema_schedule is not None and not self.stop_grad:
+            raise ValueError("ema_schedule has no meaning with stop_grad = False: one encoder")
+        if self.warmup is not None and self.warmup > self.epochs:
+            raise ValueError(f"warmup = {self.warmup} is more than epochs = {self.epochs}: must be at most as many")
+        return self
 
     @property
     def ema_m(self) -> float:

@@ -20,7 +20,8 @@ def initial_weights(config: RunConfig, world: World, initial: Start | None = Non
     B_o = V_k^T Q^T, the first k canonical directions as rows (orthonormal rows; beyond the structured subspace an
     arbitrary completion), and P = I, so that the modes stay decoupled where S_xx commutes with W.
     `init_scale` multiplies B_o and `init_pred_scale` P. The target starts at B_o (`copy`), at 0 (`zero`), or is a draw
-    of its own of the law of B_o (`independent`; where B_o is not random, the same). Momentum starts at 0.
+    of its own of the law of B_o (`independent`; where B_o is not random, the same). Momentum starts at 0. B_o is the
+    first of `enc_depth` layers; the others start at I, and `init_scale` multiplies each layer by its L-th root.
     """
     if initial is not None:
         return initial
@@ -34,13 +35,17 @@ def initial_weights(config: RunConfig, world: World, initial: Start | None = Non
     B_t = B_o
     if config.target_init == "independent":
         B_t = _encoder(config, world, keyed_generator("target weights", *kind))
+    upper = np.tile(np.eye(k), (config.depth - 1, 1, 1))
     if config.init_scale is not None:
-        B_o, B_t = config.init_scale * B_o, config.init_scale * B_t
+        root = config.init_scale ** (1 / config.depth)
+        B_o, B_t, upper = root * B_o, root * B_t, root * upper
     if config.init_pred_scale is not None:
         P = config.init_pred_scale * P
+    upper_t = upper
     if config.target_init == "zero":
-        B_t = np.zeros_like(B_o)
-    return Start(P, np.zeros_like(P), B_o, np.zeros_like(B_o), B_t)
+        B_t, upper_t = np.zeros_like(B_o), np.zeros_like(upper)
+    start = Start(P, np.zeros_like(P), B_o, np.zeros_like(B_o), B_t)
+    return start if config.depth == 1 else start._replace(upper=upper, V_upper=np.zeros_like(upper), upper_t=upper_t)
 
 
 def _encoder(config: RunConfig, world: World, generator: np.random.Generator) -> Array:

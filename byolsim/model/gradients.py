@@ -44,6 +44,16 @@ def population_residual_gradient(P: Array, B_o: Array, B_t: Array, world: World)
     return ((P @ M_o - M_t) * world.lam) @ world.A.T + world.sigma**2 * P @ outside_hole(B_o, world)
 
 
+def population_target_gradient(P: Array, B_o: Array, B_t: Array, world: World) -> Array:
+    """G_plus = E[delta x+^T] = [P M_o - M_t, -M_c] Lambda_plus A_plus^T - sigma_plus^2 B_t Pi (k, d).
+
+    M_t is B_t A_plus on the latents of x and M_c on those that x+ has alone.
+    """
+    D = -(B_t @ world.loadings_plus)
+    D[:, : world.q] += P @ (B_o @ world.A)
+    return (D * world.variances_plus) @ world.loadings_plus.T - world.noise_plus**2 * outside_hole(B_t, world)
+
+
 def population_loss(P: Array, B_o: Array, B_t: Array, world: World) -> float:
     """1/2 [ ||(P M_o - M_t) Lambda^(1/2)||^2 + sigma^2 ||P B_o Pi||^2 + (what x+ has alone) ], Frobenius norms.
 
@@ -81,6 +91,30 @@ def feature_covariances(B_o: Array, B_t: Array, world: World) -> tuple[Array, Ar
 def gradients(P: Array, B_o: Array, G: Array, eta: float = 0.0) -> tuple[Array, Array]:
     """(grad_P, grad_B) = (G B_o^T + eta P, P^T G + eta B_o) of loss + eta/2 (||P||^2 + ||B_o||^2)."""
     return G @ B_o.T + eta * P, P.T @ G + eta * B_o
+
+
+def encoder_gradient(P: Array, G: Array, G_plus: Array | None = None, straight: bool = False) -> Array:
+    """P^T G (k, d), the gradient in the whole encoder; G itself with the straight Jacobian; less G_plus if it is given.
+
+    With one encoder, B_t = B_o, the loss depends on it through the target too: - (1/n) sum delta x+^T.
+    """
+    through = G if straight else P.T @ G
+    return through if G_plus is None else through - G_plus
+
+
+def layer_gradients(whole: Array, first: Array, upper: Array) -> tuple[Array, Array]:
+    """The gradients in W_1 (k, d) and in W_2, ..., W_L (L - 1, k, k) from that in their product W_L ... W_1 (k, d).
+
+    grad W_l = (W_L ... W_(l+1))^T grad (W_(l-1) ... W_1)^T.
+    """
+    below = [first]  # W_(l-1) ... W_1
+    for W in upper[:-1]:
+        below.append(W @ below[-1])
+    grads = np.empty_like(upper)
+    for i in range(len(upper) - 1, -1, -1):
+        grads[i] = whole @ below[i].T
+        whole = upper[i].T @ whole
+    return whole, grads
 
 
 def gradients_kron(P: Array, B_o: Array, B_t: Array, S_xx: Array, S_px: Array, eta: float = 0.0) -> tuple[Array, Array]:

@@ -11,17 +11,21 @@ The conventions, fixed here once:
 * Rates use max(H_t, H_floor), H_floor = 1e-3 of the first H_t, so that a collapsing encoder does not make them explode.
 * At every step each rate is kept below 0.99 of its own heavy-ball limit; the spectral norm is that of P before the
   step. Every step at which a bound or the floor was active is counted.
+* Where noise could matter (`RunConfig.auto_noise_limit`) alpha is also kept below half of the rate at which minibatches
+  make the mean square of P grow (`theory.mean_square_limit`), by the eigenvalues of the same average.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from byolsim.config.run import RunConfig
 from byolsim.model.start import Curvature
-from byolsim.model.theory import heavy_ball_limit
+from byolsim.model.theory import heavy_ball_limit, mean_square_limit
 
 Array = NDArray[np.float64]
 
@@ -30,6 +34,28 @@ FIRST_ITERATIONS = 100
 FLOOR_FRACTION = 1e-3
 FLOOR_MINIMUM = 1e-12
 LIMIT_FRACTION = 0.99
+NOISE_FRACTION = 0.5
+
+
+def rate_factor(t: int, config: RunConfig) -> float:
+    """What multiplies both rates at step t = 1, ..., T: the warm-up t / w, then the cosine over the T - w steps left.
+
+    1 for every t where neither is asked for.
+    """
+    w, T = config.warmup or 0, config.epochs
+    if t <= w:
+        return t / w
+    return 1.0 if config.lr_schedule is None else (1 + math.cos(math.pi * (t - w) / (T - w))) / 2
+
+
+def ema_rate(t: int, config: RunConfig) -> float:
+    """tau_t at step t: tau, or tau (1 + cos(pi t / T)) / 2.
+
+    Grill et al., Bootstrap Your Own Latent, NeurIPS 2020, section 3.3: m_t = 1 - (1 - m) (1 + cos(pi t / T)) / 2.
+    """
+    if config.ema_schedule is None:
+        return config.tau
+    return config.tau * (1 + math.cos(math.pi * t / config.epochs)) / 2
 
 
 @dataclass
@@ -57,6 +83,13 @@ class CurvatureEstimate:
             estimate.average, estimate.vector = state.average.copy(), state.vector.copy()
         return estimate
 
+    def noise_limit(self, n: int, mu: float) -> float:
+        """Half of the rate at which minibatches of n make P's mean square grow, by the average's eigenvalues."""
+        if not self.ticks:
+            return np.inf
+        corrected = self.average / (1 - (1 - AVERAGE_RATE) ** self.ticks)
+        return NOISE_FRACTION * mean_square_limit(np.maximum(np.linalg.eigvalsh(corrected), 0.0), n, mu)
+
     @property
     def state(self) -> Curvature:
         """`of` backwards."""
@@ -79,22 +112,24 @@ class CurvatureEstimate:
 
 @dataclass(frozen=True)
 class AutoRates:
-    """The plain form of the rule: alpha_t = c_alpha tau / H_t and beta_t = c_beta tau / H_t below their limits."""
+    """The plain form of the rule: alpha_t = c_alpha tau_t / H_t and beta_t = c_beta tau_t / H_t below their limits."""
 
     tau: float
     mu_P: float
     mu_B: float
-    eta: float
+    eta_P: float
+    eta_B: float
     lambda_max_x: float
 
-    def alpha(self, c: float, H: float) -> tuple[float, bool]:
-        """The predictor's rate at curvature H (floored), and whether its limit 2 (1 + mu_P) / (H + eta) cut it."""
-        return _below(c * self.tau / H, LIMIT_FRACTION * heavy_ball_limit(H, self.mu_P, self.eta))
+    def alpha(self, c: float, H: float, noise_limit: float = np.inf) -> tuple[float, bool]:
+        """The predictor's rate at curvature H (floored), and whether 2 (1 + mu_P) / (H + eta) or the noise cut it."""
+        limit = min(LIMIT_FRACTION * heavy_ball_limit(H, self.mu_P, self.eta_P), noise_limit)
+        return _below(c * self.tau / H, limit)
 
     def beta(self, c: float, H: float, P: Array) -> tuple[float, bool]:
         """The encoder's rate, and whether its limit 2 (1 + mu_B) / (lambda_max(Sigma_x) ||P||_2^2 + eta) cut it."""
         curvature = self.lambda_max_x * float(np.linalg.norm(P, 2)) ** 2
-        return _below(c * self.tau / H, LIMIT_FRACTION * heavy_ball_limit(curvature, self.mu_B, self.eta))
+        return _below(c * self.tau / H, LIMIT_FRACTION * heavy_ball_limit(curvature, self.mu_B, self.eta_B))
 
 
 def _below(rate: float, limit: float) -> tuple[float, bool]:

@@ -41,6 +41,10 @@ class Start(NamedTuple):
     V_B: Array  # (k, d)
     B_t: Array  # (k, d)
     epoch: int = 0  # steps that are behind it: the first step here is draw epoch + 1 of the stream
+    upper: Array | None = None  # (L - 1, k, k) layers of the online encoder above B_o; None for one layer
+    V_upper: Array | None = None
+    upper_t: Array | None = None
+    lost_upper: Array | None = None
     lost: Array | None = None  # (k, d) what rounding gave B_t too much, in single precision; None for 0
     curvature: Curvature | None = None  # None for an estimate that has seen nothing
 
@@ -102,6 +106,10 @@ def check_start(start: Start, config: RunConfig) -> None:
         coordinates = " or, as coordinates of the reduced form," if len(widths) > 1 else ""
         raise ValueError(f"initial B_o has {width} columns: must be {f'{coordinates} '.join(map(str, widths))}")
     shapes = {"P": (k, k), "V_P": (k, k), "B_o": (k, width), "V_B": (k, width), "B_t": (k, width), "lost": (k, width)}
+    if config.depth > 1 and (start.upper is None or start.V_upper is None or start.upper_t is None):
+        raise ValueError(f"initial has one layer: must have enc_depth = {config.depth}, in upper, V_upper and upper_t")
+    names = ("upper", "V_upper", "upper_t", "lost_upper")
+    shapes |= dict.fromkeys(names, (config.depth - 1, k, k))
     if start.curvature is not None:
         shapes |= {f"curvature_{name}": () for name in ("H", "H_floor", "ticks")}
         shapes |= {"curvature_average": (k, k), "curvature_vector": (k,)}

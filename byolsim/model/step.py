@@ -1,14 +1,17 @@
 """START HERE: one step of training, the central equation of the program, in plain form.
 
-At the parameters before the step a sampler gives the residual gradient G = (1/n) sum (P B_o x - B_t x+) x^T, the loss
-and the feature covariance (`state.Evaluation`). Then, with weight decay eta and heavy-ball momenta mu_P and mu_B,
+Before the step the rule says which predictor P it uses. At the parameters before the step a sampler gives the residual
+gradient G = (1/n) sum (P B_o x - B_t x+) x^T, the loss and the feature covariance (`state.Evaluation`). Then, with
+decays eta_P and eta_B and heavy-ball momenta mu_P and mu_B,
 
-    grad_P = G B_o^T + eta P              V_P <- mu_P V_P + grad_P       P   <- P   - alpha_t V_P
-    grad_B = P^T G + eta B_o              V_B <- mu_B V_B + grad_B       B_o <- B_o - beta_t V_B
-    B_t <- (1 - tau) B_t + tau B_o
+    grad_P = G B_o^T + eta_P P            V_P <- mu_P V_P + grad_P       P   <- P   - alpha_t V_P    (if P learns)
+    grad_B = P^T G + eta_B B_o            V_B <- mu_B V_B + grad_B       B_o <- B_o - beta_t V_B
+    B_t <- (1 - tau_t) B_t + tau_t B_o
 
 where both gradients are taken before either parameter moves, each parameter moves at multiples of its own period only,
-and the target takes the new B_o at every step. The rates are fixed or follow the curvature estimate (`schedule`).
+and the target takes the new B_o at every step. An encoder of several layers has the gradient of each (`gradients`), and
+its target is the average of each. The rates are fixed or follow the curvature estimate, times a factor of time
+(`schedule`).
 
 Everything here is a function of one run: `backends/plain` calls it for each run of a group, and every other backend
 equals it to rounding.
@@ -25,11 +28,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byolsim.config.run import RunConfig
-from byolsim.model.gradients import gradients
-from byolsim.model.predictor import PredictorRule
-from byolsim.model.schedule import AutoRates, CurvatureEstimate
+from byolsim.model.gradients import encoder_gradient, layer_gradients
+from byolsim.model.predictor import PredictorRule, Seen
+from byolsim.model.schedule import AutoRates, CurvatureEstimate, ema_rate, rate_factor
 from byolsim.model.start import Curvature
-from byolsim.model.state import DIVERGENCE_BOUND, Array, Evaluation, State
+from byolsim.model.state import DIVERGENCE_BOUND, Array, Evaluation, State, product
 from byolsim.model.target import Target
 
 
@@ -57,11 +60,13 @@ class Rates(NamedTuple):
     Attributes
     ----------
     alpha, beta : NaN for one that the schedule has not set yet.
+    tau : of the target's average.
     clips : the limit of alpha, the limit of beta, the floor of H_t.
     """
 
     alpha: float
     beta: float
+    tau: float
     clips: tuple[bool, bool, bool] = (False, False, False)
 
 
@@ -87,25 +92,35 @@ class Run:
     diverged_epoch: int = -1
 
 
-def start(state: State, rules: Rules, curvature: Curvature | None = None) -> Run:
+def start(state: State, rules: Rules, seen: Seen, curvature: Curvature | None = None) -> Run:
     """A run at epoch 0, with what it knows of the curvature: no rate set yet that follows the schedule."""
     config = rules.config
     alpha, beta = (math.nan if rate is None else rate for rate in (config.lr_pred, config.lr_enc))
+    P, memory = rules.predictor.start(seen)
     return Run(
-        state=state,
-        memory=rules.predictor.start(state),
+        state=state._replace(P=P),
+        memory=memory,
         curvature=CurvatureEstimate.of(len(state.P), config.power_iters, curvature),
-        rates=Rates(alpha, beta),
+        rates=Rates(alpha, beta, config.tau),
     )
 
 
-def step(t: int, run: Run, evaluation: Evaluation, rules: Rules) -> Run:
-    """Step t = 1, 2, ... from what a sampler evaluated at `run.state`; t counts what is behind the run's start too."""
+def step(t: int, run: Run, rules: Rules, seen: Seen, evaluate: Callable[[State], Evaluation]) -> Run:
+    """Step t = 1, 2, ...; t counts what is behind the run's start too.
+
+    Parameters
+    ----------
+    seen : what the predictor rule may look at, at `run.state`.
+    evaluate : what a sampler computes at a state, from the draw of the step.
+    """
+    P, memory = rules.predictor.before_step(t, seen, run.memory)
+    before = run.state._replace(P=P)
+    evaluation = evaluate(before)
     curvature = curvature_after(t, run.curvature, evaluation.C_oo, rules.config)
-    rates = rates_in_force(curvature, run.state.P, rules)
-    state = descend(t, run.state, evaluation.G, rates, rules.config)
-    state, memory = rules.predictor.after_step(state, evaluation, run.memory)
-    state = rules.target.after_step(state)
+    rates = rates_in_force(t, curvature, before, rules)
+    state = descend(t, before, evaluation, rates, rules)
+    P, memory = rules.predictor.after_step(state.P, memory)
+    state = rules.target.after_step(state._replace(P=P), rates.tau)
     finite = is_bounded(state)
     return Run(
         state=rules.settle(state) if finite and t % rules.config.enc_update_every == 0 else state,
@@ -127,29 +142,41 @@ def curvature_after(t: int, estimate: CurvatureEstimate, C_oo: Array, config: Ru
     return after
 
 
-def rates_in_force(curvature: CurvatureEstimate, P: Array, rules: Rules) -> Rates:
-    """alpha_t and beta_t: the fixed rate, or min(c tau / H, limit) with H = max(H_t, H_floor) and P before the step."""
-    config = rules.config
-    auto = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.weight_decay, rules.lambda_max_x)
+def rates_in_force(t: int, curvature: CurvatureEstimate, before: State, rules: Rules) -> Rates:
+    """alpha_t, beta_t and tau_t: fixed, or min(c tau_t / H, limit) with H = max(H_t, H_floor), times `rate_factor`.
+
+    The limit of beta is that of P W_L ... W_2, through which the first layer acts, before the step.
+    """
+    config, tau = rules.config, ema_rate(t, rules.config)
+    auto = AutoRates(tau, config.mom_pred, config.mom_enc, config.eta_P, config.eta_B, rules.lambda_max_x)
     H, floored = max(curvature.H, curvature.H_floor), curvature.H_floor > curvature.H
     alpha, alpha_cut, beta, beta_cut = config.lr_pred, False, config.lr_enc, False
     if alpha is None:
-        alpha, alpha_cut = auto.alpha(config.auto_alpha_c, H)
+        noise = curvature.noise_limit(config.batch_size, config.mom_pred) if config.auto_noise_limit else math.inf
+        alpha, alpha_cut = auto.alpha(config.auto_alpha_c, H, noise)
     if beta is None:
-        beta, beta_cut = auto.beta(config.auto_beta_c, H, P.astype(np.float64))
+        through = before.P @ product(before.upper) if len(before.upper) else before.P
+        beta, beta_cut = auto.beta(config.auto_beta_c, H, through.astype(np.float64))
     scheduled = config.lr_pred is None or config.lr_enc is None
-    return Rates(alpha, beta, (alpha_cut, beta_cut, floored and scheduled))
+    factor = rate_factor(t, config)
+    return Rates(factor * alpha, factor * beta, tau, (alpha_cut, beta_cut, floored and scheduled))
 
 
-def descend(t: int, state: State, G: Array, rates: Rates, config: RunConfig) -> State:
-    """P and B_o after their gradient steps, each where t is a multiple of its period."""
-    P, V_P, B_o, V_B, *_ = state
-    grad_P, grad_B = gradients(P, B_o, G, config.weight_decay)
-    if t % config.pred_update_every == 0:
-        P, V_P = heavy_ball(P, V_P, grad_P, rates.alpha, config.mom_pred)
+def descend(t: int, state: State, evaluation: Evaluation, rates: Rates, rules: Rules) -> State:
+    """P and the layers of the encoder after their gradient steps, each where t is a multiple of its period."""
+    config, P, B_o, upper = rules.config, state.P, state.B_o, state.upper
+    G, whole = evaluation.G, state.whole
+    if rules.predictor.learns and t % config.pred_update_every == 0:
+        grad_P = G @ whole.B_o.T + config.eta_P * P
+        new_P, V_P = heavy_ball(P, state.V_P, grad_P, rates.alpha, config.mom_pred)
+        state = state._replace(P=new_P, V_P=V_P)
     if t % config.enc_update_every == 0:
-        B_o, V_B = heavy_ball(B_o, V_B, grad_B, rates.beta, config.mom_enc)
-    return state._replace(P=P, V_P=V_P, B_o=B_o, V_B=V_B)
+        gradient = encoder_gradient(P, G, evaluation.G_plus, config.pred_jacobian == "straight")
+        grad_B, grad_upper = layer_gradients(gradient, B_o, upper)
+        B_o, V_B = heavy_ball(B_o, state.V_B, grad_B + config.eta_B * B_o, rates.beta, config.mom_enc)
+        upper, V_upper = heavy_ball(upper, state.V_upper, grad_upper + config.eta_B * upper, rates.beta, config.mom_enc)
+        state = state._replace(B_o=B_o, V_B=V_B, upper=upper, V_upper=V_upper)
+    return state
 
 
 def heavy_ball(W: Array, V: Array, gradient: Array, rate: float, mu: float) -> tuple[Array, Array]:
@@ -159,5 +186,5 @@ def heavy_ball(W: Array, V: Array, gradient: Array, rate: float, mu: float) -> t
 
 
 def is_bounded(state: State) -> bool:
-    """Whether norm(P)_F and norm(B_o)_F are numbers of at most `DIVERGENCE_BOUND`."""
-    return all(float(np.linalg.norm(W)) <= DIVERGENCE_BOUND for W in (state.P, state.B_o))
+    """Whether the Frobenius norms of P and of every layer are numbers of at most `DIVERGENCE_BOUND`."""
+    return all(float(np.linalg.norm(W)) <= DIVERGENCE_BOUND for W in (state.P, state.B_o, *state.upper))

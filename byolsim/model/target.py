@@ -12,20 +12,24 @@ from byolsim.model.state import Array, State
 class Target(Protocol):
     """One way to move the target."""
 
-    def after_step(self, state: State) -> State:
-        """The state with the target moved; B_o is that after the step."""
+    def after_step(self, state: State, tau: float) -> State:
+        """The state with the target moved at the rate tau; B_o is that after the step."""
 
 
 class EMA:
-    """B_t <- (1 - tau) B_t + tau B_o, an exponential moving average of the online encoder with momentum m = 1 - tau."""
+    """B_t <- (1 - tau) B_t + tau B_o, an exponential moving average of the online encoder with momentum m = 1 - tau.
 
-    def __init__(self, tau: float) -> None:
-        self.tau = tau
+    Every layer has its own. tau = 1 is one encoder, B_t = B_o.
+    """
 
-    def after_step(self, state: State) -> State:
-        """Move the target, with the new B_o."""
-        B_t, lost = towards(state.B_t, state.B_o, self.tau, state.lost)
-        return state._replace(B_t=B_t, lost=lost)
+    def after_step(self, state: State, tau: float) -> State:
+        """Move the target, with the new B_o and the rate in force."""
+        B_t, lost = towards(state.B_t, state.B_o, tau, state.lost)
+        state = state._replace(B_t=B_t, lost=lost)
+        if len(state.upper):
+            upper_t, lost_upper = towards(state.upper_t, state.upper, tau, state.lost_upper)
+            state = state._replace(upper_t=upper_t, lost_upper=lost_upper)
+        return state
 
 
 def towards(M: Array, N: Array, tau: float, lost: Array) -> tuple[Array, Array]:

@@ -13,6 +13,9 @@ from byolsim.model.world import World
 
 Array = NDArray[np.float64]
 
+MEAN_SQUARE_HALVINGS = 50
+"""Bisections for `mean_square_limit`: 1e-15 of the interval."""
+
 
 def wiener_predictor(B_o: Array, B_t: Array, world: World) -> Array:
     """P* = C_to C_oo^-1, the predictor of least population loss at fixed encoders of full rank.
@@ -22,6 +25,18 @@ def wiener_predictor(B_o: Array, B_t: Array, world: World) -> Array:
     """
     C_oo, C_to = feature_covariances(B_o, B_t, world)
     return np.asarray(np.linalg.solve(C_oo, C_to.T).T)
+
+
+def optimal_predictor(b_o: Array, L_o: Array, b_t: Array, world: World, cutoff: float = 64 * 2.0**-52) -> Array:
+    """P* = C_to C_oo^+ (k, k) from order parameters, also where C_oo is singular; by its factor F.
+
+    With C_oo = F F^T and C_to = [Y, 0] F^T it is [Y, 0] F^+. Singular values of F below `cutoff` times the largest count as zero.
+    """
+    root_lam = np.sqrt(world.lam)
+    noise = np.hstack([b_o, L_o]) if world.noise_inside else L_o
+    F = np.hstack([b_o @ world.R * root_lam, world.sigma * noise])
+    Y = b_t @ world.R_plus[:, : world.q] * root_lam
+    return np.asarray(Y @ np.linalg.pinv(F, rcond=cutoff)[: world.q])
 
 
 def fixed_point_predictor(M: Array, world: World) -> Array:
@@ -72,6 +87,30 @@ def heavy_ball_limit(curvature: float, mu: float, eta: float = 0.0) -> float:
     """
     total = curvature + eta
     return 2 * (1 + mu) / total if total > 0 else np.inf
+
+
+def mean_square_limit(c: Array, n: int, mu: float) -> float:
+    """Rate alpha of a predictor's heavy-ball SGD at which its second moment stops being bounded; inf where c = 0.
+
+    Encoders fixed, minibatches of n, eta = 0, c (k,) the eigenvalues of C_oo: the least alpha > 0 with phi(alpha) = 1,
+
+        phi = (alpha / n) sum_j c_j / (2 (1 - mu) - alpha c_j g),    g = (1 - mu) / (1 + mu) + 1 / n,
+
+    which lies below the first pole. At small n it is far below `heavy_ball_limit`. Feuer and Weinstein, Convergence
+    Analysis of LMS Filters with Uncorrelated Gaussian Data, IEEE Trans. ASSP 1985, for mu = 0; docs/derivation.md,
+    section 6.
+    """
+    c = np.asarray(c, dtype=np.float64)
+    largest = float(c.max(initial=0.0))
+    if not largest > 0:
+        return np.inf
+    g = (1 - mu) / (1 + mu) + 1 / n
+    low, high = 0.0, 2 * (1 - mu) / (largest * g)  # phi grows from 0 to infinity between them
+    for _ in range(MEAN_SQUARE_HALVINGS):
+        alpha = 0.5 * (low + high)
+        phi = alpha / n * float((c / (2 * (1 - mu) - alpha * c * g)).sum())
+        low, high = (alpha, high) if phi < 1 else (low, alpha)
+    return low
 
 
 def gap_variance(alpha: float, tau: float, noise_variance: float = 1.0) -> float:

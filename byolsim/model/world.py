@@ -220,6 +220,21 @@ class World:
             np.savez(file, **arrays)
         return path
 
+    def exchanged(self) -> World:
+        """The world of the exchanged views (x+, x); itself where both have the same latents and noise."""
+        if self.is_plain:
+            return self
+        full = self.q == self.d
+        moments = SecondMoments(
+            self.S_pp,
+            self.S_px.T,
+            self.S_xx,
+            None if full and self.moments is not None else self.Q,
+            0.0 if full else self.noise_plus,
+            0.0 if full else self.sigma,
+        )
+        return World._of_moments(moments)
+
     def cast(self, dtype: DTypeLike) -> World:
         """The same world with loadings and variances in another dtype."""
         arrays = {name: getattr(self, name) for name in ("A", "lam", "A_plus", "lam_plus")}

@@ -16,7 +16,7 @@ from byolsim.model.metrics import step_metrics
 from byolsim.model.order import OrderParameters
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.start import Start
-from byolsim.model.state import State
+from byolsim.model.state import Evaluation, State
 from byolsim.model.step import Rules, Run, start, step
 from byolsim.model.target import EMA
 from byolsim.model.world import World
@@ -68,7 +68,7 @@ class PlainBackend(Backend):
 def rules_of(config: RunConfig, sampler: Sampler) -> Rules:
     """What the configuration of a run asks for."""
     rule = PREDICTOR_RULES[config.pred_rule](config)
-    return Rules(config, sampler.world.lambda_max_x, rule, EMA(config.tau), sampler.settle)
+    return Rules(config, sampler.world.lambda_max_x, rule, EMA(), sampler.settle)
 
 
 def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Run:
@@ -76,7 +76,12 @@ def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Ru
     at = sampler.coordinates(initial_weights(rules.config, sampler.world, initial))
     P, V_P, B_o, V_B, B_t = (sampler.cast(M) for M in (at.P, at.V_P, at.B_o, at.V_B, at.B_t))
     lost = np.zeros_like(B_o) if at.lost is None else sampler.cast(at.lost)
-    return start(State(P, V_P, B_o, V_B, B_t, lost), rules, at.curvature)
+    none = np.zeros((rules.config.depth - 1, *P.shape))
+    layers = (at.upper, at.V_upper, at.upper_t, at.lost_upper)
+    uppers = (sampler.cast(none if W is None else W) for W in layers)
+    state = State(P, V_P, B_o, V_B, B_t, lost, *uppers)
+    whole = state.whole
+    return start(state, rules, sampler.seen(whole, lambda: sampler.evaluate(whole, None).C_oo), at.curvature)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # in the last step of a run that diverges
@@ -84,7 +89,12 @@ def _advance(t: int, run: Run, draw: Any, sampler: Sampler, rules: Rules) -> Run
     """One step of a run; a run that has diverged stays where it is."""
     if run.diverged_epoch >= 0:
         return run
-    return step(t, run, sampler.evaluate(run.state, draw), rules)
+    whole = run.state.whole
+
+    def evaluate(state: State) -> Evaluation:
+        return sampler.evaluate(state.whole, draw)
+
+    return step(t, run, rules, sampler.seen(whole, lambda: evaluate(run.state).C_oo), evaluate)
 
 
 class _Log:
@@ -130,4 +140,4 @@ class _Log:
             k, q = len(run.state.P), self.sampler.world.q
             zero = {name: np.zeros((k, q if name.startswith("b_") else k)) for name in MATRICES}
             return zero | dict.fromkeys((*values, "gap"), 0.0) | {"valid": False}
-        return self.sampler.snapshot(run.state) | values | {"valid": True}
+        return self.sampler.snapshot(run.state.whole) | values | {"valid": True}

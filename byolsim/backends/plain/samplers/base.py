@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,14 @@ import numpy as np
 from byolsim.config.run import RunConfig
 from byolsim.draws.plain_normals import fill_plain_normals
 from byolsim.model.linalg import distance
+from byolsim.model.metrics import ZERO
 from byolsim.model.order import inside_outside
+from byolsim.model.predictor import Seen
 from byolsim.model.samplers import sampler_of
 from byolsim.model.start import Start
 from byolsim.model.state import Array, Evaluation, State
 from byolsim.model.step import Run
+from byolsim.model.theory import optimal_predictor
 from byolsim.model.world import World
 
 
@@ -50,7 +53,20 @@ class Sampler(ABC):
 
     @abstractmethod
     def evaluate(self, state: State, draw: Any) -> Evaluation:
-        """G, the loss and the feature covariance of a step."""
+        """What a step needs of its draw at a state whose encoders have one layer (`State.whole`)."""
+
+    def seen(self, state: State, C_oo: Callable[[], Array]) -> Seen:
+        """What a predictor rule may look at, at a state with whole encoders."""
+
+        def gram() -> Array:
+            return state.B_o @ state.B_o.T
+
+        def optimal() -> Array:
+            order = self.snapshot(state)
+            cutoff = ZERO * float(np.finfo(self.config.dtype).eps)
+            return self.cast(optimal_predictor(order["b_o"], order["L_o"], order["b_t"], self.world, cutoff))
+
+        return Seen(state.P, C_oo, gram, optimal)
 
     def coordinates(self, start: Start) -> Start:
         """A start as the state keeps it: with encoders (k, d)."""
@@ -60,15 +76,22 @@ class Sampler(ABC):
         """Where a run ended, `epoch` steps behind it, in double precision; None if it diverged."""
         if run.diverged_epoch >= 0:
             return None
-        P, V_P, B_o, V_B, B_t, lost = (M.astype(np.float64) for M in run.state)
-        return Start(P, V_P, B_o, V_B, B_t, epoch, lost if lost.any() else None, run.curvature.state)
+        state = State(*(M.astype(np.float64) for M in run.state))
+        upper = {name: getattr(state, name) for name in ("upper", "V_upper", "upper_t", "lost_upper")}
+        return Start(
+            *state[:5],
+            epoch,
+            **(upper if len(state.upper) else {}),
+            lost=state.lost if state.lost.any() else None,
+            curvature=run.curvature.state,
+        )
 
     def settle(self, state: State) -> State:
         """The state in the form that `evaluate` expects, after a step that moved the encoder."""
         return state
 
     def snapshot(self, state: State) -> dict[str, Any]:
-        """The order parameters of a state in double precision; see `order.OrderParameters`."""
+        """The order parameters of a state with whole encoders, in double precision; see `order.OrderParameters`."""
         B_o, B_t = state.B_o.astype(np.float64), state.B_t.astype(np.float64)
         b_o, L_o = inside_outside(B_o, self.world.Q)
         b_t, L_t = inside_outside(B_t, self.world.Q)

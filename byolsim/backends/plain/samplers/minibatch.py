@@ -37,9 +37,16 @@ class Minibatch(Sampler):
         return X + world.sigma * outside_hole(e.T, world).T, X_plus + world.noise_plus * outside_hole(e_plus.T, world).T
 
     def evaluate(self, state: State, draw: tuple[Array, Array]) -> Evaluation:
-        """The formulas above."""
+        """The formulas above; of both orders of the views for the symmetric loss."""
         X, X_plus = draw
+        evaluation = self._evaluate(state, X, X_plus)
+        if not self.config.symmetric_loss:
+            return evaluation
+        return evaluation.and_exchanged(self._evaluate(state, X_plus, X))
+
+    def _evaluate(self, state: State, X: Array, X_plus: Array) -> Evaluation:
         n = X.shape[1]
         Z_o = state.B_o @ X
         D = state.P @ Z_o - state.B_t @ X_plus
-        return Evaluation(G=D @ X.T / n, loss=0.5 * float((D**2).sum()) / n, C_oo=Z_o @ Z_o.T / n)
+        G_plus = None if self.config.stop_grad else D @ X_plus.T / n
+        return Evaluation(D @ X.T / n, 0.5 * float((D**2).sum()) / n, Z_o @ Z_o.T / n, G_plus)
