@@ -584,8 +584,8 @@ class RunConfig(Shared):
     def _where_noise_matters(cls, value: bool | None, info: ValidationInfo) -> bool | None:
         """True where the limit could bind, else null, so that what it cannot change keeps its id.
 
-        With H the largest eigenvalue, c tau / H is below half of the limit if c tau <= x / 2, where (x / n) k = 2 (1 - mu)
-        - x g has all k eigenvalues at H: x = 2 (1 - mu) / (g + k / n), g = (1 - mu) / (1 + mu) + 1 / n.
+        With H the largest eigenvalue, c tau / H is below half of the limit if c tau <= x / 2, where all eigenvalues are H
+        in (x / n) k = 2 (1 - mu) - x g: x = 2 (1 - mu) / (g + k / n), g = (1 - mu) / (1 + mu) + 1 / n.
         """
         known_so_far = info.data
         if not {"batch_size", "mom_pred", "tau", "lr_pred", "auto_alpha_c", "d_embed"} <= known_so_far.keys():

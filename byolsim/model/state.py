@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -44,8 +45,8 @@ def product(upper: Array) -> Array:
     """W_L ... W_2 (k, k) of at least one layer (L - 1, k, k)."""
     result = upper[0]
     for W in upper[1:]:
-        result = W @ result
-    return result
+        result = np.asarray(W @ result)
+    return np.asarray(result)
 
 
 class Evaluation(NamedTuple):

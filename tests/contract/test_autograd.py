@@ -1,4 +1,4 @@
-"""One step of the reference is the step that autograd makes of the loss alone, over the whole space of rules and losses.
+"""One step of the reference is that which autograd makes of the loss alone, over the whole space of rules and losses.
 
 The torch side knows no formula of the program: it draws the same views, forms the loss, detaches what is not to be
 differentiated, and lets `torch.optim.SGD` move the parameters.

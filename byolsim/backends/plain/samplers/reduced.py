@@ -66,7 +66,7 @@ class Reduced(Direct):
         return state._replace(B_o=B_o, V_B=V_B, B_t=B_t, lost=lost)
 
     def snapshot(self, state: State) -> dict[str, Any]:
-        """Read off the coordinates; the outside parts of the target, and of an encoder of layers, are made triangular."""
+        """Read off the coordinates; outside parts of the target and of an encoder of layers are made triangular."""
         k, q = len(state.P), self.world.q
         P, X_o, X_t = (M.astype(np.float64) for M in (state.P, state.B_o, state.B_t))
         L_o = X_o[:, q : q + k] if self.config.depth == 1 else lq_factor(X_o[:, q : q + k])
