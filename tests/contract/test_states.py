@@ -54,7 +54,7 @@ def _run(**options: Any) -> RunConfig:
 
 
 def test_arrays_of_ones_own_are_a_start() -> None:
-    """P and B_o alone: no momentum, the target at the encoder; the digest is in the id, and the row of epoch 0 theirs."""
+    """P and B_o alone: no momentum, the target at the encoder; the digest is in the id, and row 0 is theirs."""
     P, B_o = np.diag([0.5, 0.2]), np.eye(2, 21)
     (record,) = simulate_runs([_run()], initial={"P": P, "B_o": B_o})
     assert record.columns["gap"][0] == 0
