@@ -16,16 +16,16 @@ from byolsim.model.world import World
 class Curvature:
     """`schedule.CurvatureEstimate` for K runs at once, in double precision."""
 
-    def __init__(self, K: int, r: int, power_iters: int, device: torch.device) -> None:
+    def __init__(self, K: int, k: int, power_iters: int, device: torch.device) -> None:
         self.power_iters = power_iters
         self.ticks = 0
-        self.average = torch.zeros(K, r, r, device=device, dtype=torch.float64)
-        self.vector = torch.full((K, r, 1), 1 / np.sqrt(r), device=device, dtype=torch.float64)
+        self.average = torch.zeros(K, k, k, device=device, dtype=torch.float64)
+        self.vector = torch.full((K, k, 1), 1 / np.sqrt(k), device=device, dtype=torch.float64)
         self.H = torch.full((K,), torch.nan, device=device, dtype=torch.float64)
         self.floor = torch.zeros(K, device=device, dtype=torch.float64)
 
     def tick(self, C: Tensor) -> None:
-        """Take one feature covariance of each run (K, r, r) into the average and iterate."""
+        """Take one feature covariance of each run (K, k, k) into the average and iterate."""
         self.ticks += 1
         self.average = (1 - AVERAGE_RATE) * self.average + AVERAGE_RATE * C.double()
         corrected = self.average / (1 - (1 - AVERAGE_RATE) ** self.ticks)
@@ -96,7 +96,7 @@ class Rates:
 
 
 def norm_squared_by_squaring(P: Tensor) -> Tensor:
-    """||P||_2^2 of stacked P (K, r, r): N = P^T P / tr squared 14 times weighs the top eigenvector, tr(N P^T P)."""
+    """||P||_2^2 of stacked P (K, k, k): N = P^T P / tr squared 14 times weighs the top eigenvector, tr(N P^T P)."""
     G = torch.bmm(P.mT, P)
     N = _unit_trace(G)
     for _ in range(14):

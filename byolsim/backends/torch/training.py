@@ -15,10 +15,11 @@ from torch import Tensor
 
 from byolsim.backends.torch.layers import ACTIVATIONS, Layers
 from byolsim.backends.torch.rules import EMA, PREDICTOR_RULES
-from byolsim.backends.torch.samplers import sampler_class
+from byolsim.backends.torch.samplers import PARTS, sampler_class
 from byolsim.backends.torch.schedule import Curvature, Rates
 from byolsim.backends.torch.world import TorchWorld
 from byolsim.config.run import RunConfig
+from byolsim.model.encoder import Start
 from byolsim.model.state import DIVERGENCE_BOUND
 from byolsim.model.world import World
 
@@ -26,29 +27,30 @@ from byolsim.model.world import World
 class Group:
     """Parameters, momentum buffers, target and schedule of K runs, and their step."""
 
-    def __init__(self, group: Sequence[RunConfig], world: World, device: torch.device) -> None:
+    def __init__(
+        self, group: Sequence[RunConfig], world: World, device: torch.device, initial: Start | None = None
+    ) -> None:
         config = group[0]
         self.config, self.K = config, len(group)
         self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
         self.world = TorchWorld.of(world, device, self.dtype)
         self.sampler = sampler_class(config)(config, world, self.world)
         self.activation = ACTIVATIONS[config.activation or "identity"]
-        weights = [self.sampler.initial_layers(run) for run in group]
-        self.encoder, self.predictor = (
+        starts = [self.sampler.start(run, initial) for run in group]
+        self.encoder, self.predictor, self.target, self.V_enc, self.V_pred = (
             [
-                torch.tensor(np.stack(layers), device=device, dtype=self.dtype).requires_grad_()
-                for layers in zip(*(w[part] for w in weights), strict=True)
+                torch.tensor(np.stack(layers), device=device, dtype=self.dtype)
+                for layers in zip(*(start[part] for start in starts), strict=True)
             ]
-            for part in (0, 1)
+            for part in PARTS
         )
-        self.target = [W.detach().clone() for W in self.encoder]
-        self.V_enc = [torch.zeros_like(W, requires_grad=False) for W in self.encoder]
-        self.V_pred = [torch.zeros_like(W, requires_grad=False) for W in self.predictor]
+        for W in (*self.encoder, *self.predictor):
+            W.requires_grad_()
         self.rates = Rates(group, world, device)
         self.mu_P, self.mu_B, self.eta = (self._per_run(v) for v in (self.rates.mu_P, self.rates.mu_B, self.rates.eta))
         self.rule = PREDICTOR_RULES[config.pred_rule](group, self.predictor)
         self.follow = EMA(self._per_run(self.rates.tau), self.target)
-        self.curvature = Curvature(self.K, world.r, config.power_iters, device)
+        self.curvature = Curvature(self.K, config.k, config.power_iters, device)
         self.diverged = torch.full((self.K,), -1, device=device)
         self.loss = torch.full((self.K,), torch.nan, device=device, dtype=self.dtype)
         self.has_decay = any(run.weight_decay > 0 for run in group)
