@@ -143,7 +143,7 @@ def trajectory(config: RunConfig) -> LogBlock:
 
 def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], list[int]]:
     """The oracle's rows on the draws of the package's own stream, and its clip counts."""
-    B_o, P = initial_weights(config, world)
+    P, _, B_o, *_ = initial_weights(config, world)
     options: dict[str, Any] = {
         "mu_P": config.mom_pred,
         "mu_B": config.mom_enc,
