@@ -15,6 +15,7 @@ LONG = (
     "contract/test_torch.py::test_a_group_of_mlps_equals_groups_of_one",
     "contract/test_torch.py::test_batched_mlps_equal_one_autograd_loop_per_run",
     "contract/test_torch.py::test_two_hundred_steps_agree_to_1e_9",
+    "contract/test_torch_worlds.py",
     "unit/test_benchmarks.py",
     "unit/test_develop.py",
     "unit/test_estimate.py",
