@@ -19,8 +19,9 @@ from byolsim.backends.base import LogBlock
 from byolsim.cli import main
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
-from byolsim.model.encoder import Start, initial_weights
+from byolsim.model.encoder import initial_weights
 from byolsim.model.metrics import METRICS
+from byolsim.model.start import Start
 from byolsim.model.world import World
 from byolsim.record import ClipCounts, RunRecord
 from byolsim.simulate import simulate_runs

@@ -16,8 +16,9 @@ from comparing import errors
 from hypothesis import strategies as st
 
 from byolsim.config.run import RunConfig
-from byolsim.model.encoder import Start, initial_weights
+from byolsim.model.encoder import initial_weights
 from byolsim.model.linalg import lq_factor
+from byolsim.model.start import Start
 from byolsim.model.world import World
 
 SAMPLERS = ("minibatch", "population", "direct", "reduced")
