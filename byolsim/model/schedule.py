@@ -60,7 +60,8 @@ class CurvatureEstimate:
     @property
     def state(self) -> Curvature:
         """`of` backwards."""
-        return Curvature(*map(np.float64, (self.H, self.H_floor, self.ticks)), self.average, self.vector)
+        H, H_floor, ticks = (np.asarray(x, dtype=np.float64) for x in (self.H, self.H_floor, self.ticks))
+        return Curvature(H, H_floor, ticks, self.average, self.vector)
 
     def tick(self, C: Array) -> None:
         """Take one feature covariance (r, r) into the average and iterate."""

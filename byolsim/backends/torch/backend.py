@@ -131,9 +131,8 @@ def _first_runs(block: LogBlock, K: int) -> LogBlock:
     order: Any = block.order
     steps = {name: values[:K] for name, values in block.steps.items()}
     final = block.final and block.final[:K]
-    return dataclasses.replace(
-        block, **cut(block), steps=steps, final=final, order=dataclasses.replace(order, **cut(order))
-    )
+    order = dataclasses.replace(order, **cut(order))
+    return dataclasses.replace(block, **cut(block), steps=steps, final=final, order=order)
 
 
 def _steps(group: Group, after: int) -> Iterator[int]:

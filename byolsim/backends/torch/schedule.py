@@ -35,9 +35,8 @@ class Curvature:
 
     def state(self, run: int) -> model_start.Curvature:
         """What a run knows."""
-        H, floor, average, vector = (
-            M[run].cpu().numpy().copy() for M in (self.H, self.floor, self.average, self.vector)
-        )
+        parts = (self.H, self.floor, self.average, self.vector)
+        H, floor, average, vector = (M[run].cpu().numpy().copy() for M in parts)
         return model_start.Curvature(H, floor, np.asarray(float(self.ticks)), average, vector[:, 0])
 
     def tick(self, C: Tensor) -> None:

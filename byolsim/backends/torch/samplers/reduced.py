@@ -41,7 +41,7 @@ class Reduced(Sampler):
         return start._replace(B_o=B_o, V_B=V_B, B_t=B_t)
 
     def lost(self, start: Start) -> Array | None:
-        """Of coordinates, with 0 in fresh directions; of an encoder (k, d) it has no directions here, and is dropped."""
+        """Of coordinates, with 0 in fresh directions; that of an encoder (k, d) has no directions here: dropped."""
         if start.lost is None or start.lost.shape[1] == self.key.d:
             return None
         return np.hstack([start.lost, np.zeros((self.key.k, self.key.k))])
