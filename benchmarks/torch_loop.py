@@ -34,17 +34,17 @@ def training_step(config: RunConfig) -> Callable[[], None]:
     torch.manual_seed(0)
     world = World.from_config(config)
     mixing = torch.from_numpy(world.A * world.lam**0.5)
-    online, predictor = ([torch.nn.Parameter(torch.tensor(W)) for W in ws] for ws in initial_layers(config, world))
+    online, predictor = ([torch.nn.Parameter(torch.tensor(W)) for W in ws] for ws in initial_layers(config, world)[:2])
     target = [W.detach().clone() for W in online]
     optimiser = torch.optim.SGD([*online, *predictor], lr=1e-3, momentum=config.mom_pred)
-    n, d, r = config.batch_size, world.d, world.r
+    n, d, q = config.batch_size, world.d, world.q
 
     def forward(layers: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         x = x @ layers[0].T
         return x if len(layers) == 1 else torch.relu(x) @ layers[1].T
 
     def step() -> None:
-        signal = torch.randn(n, r, dtype=torch.float64) @ mixing.T
+        signal = torch.randn(n, q, dtype=torch.float64) @ mixing.T
         x = signal + world.sigma * torch.randn(n, d, dtype=torch.float64)
         x_plus = signal + world.sigma * torch.randn(n, d, dtype=torch.float64)
         prediction = forward(predictor, forward(online, x))

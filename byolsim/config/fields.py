@@ -23,6 +23,8 @@ class Known(TypedDict, total=False):
     """The values of `pred_rule` to which it belongs."""
     of_world: bool
     """Whether a world file says it, so that it cannot be given beside one."""
+    of_start: bool
+    """Whether it decides where a run starts, so that runs of a group that agree in all of these start at one place."""
     compiled: bool
     """Whether it decides which kernels a run needs."""
     point: bool

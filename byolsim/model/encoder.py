@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import keyed_generator
+from byolsim.errors import UserError
 from byolsim.model.start import Start
 from byolsim.model.world import World, complement
 
@@ -67,17 +68,26 @@ def canonical_rows(world: World, k: int) -> Array:
     return np.ascontiguousarray(np.vstack([rows, rest.T]))
 
 
-def initial_layers(config: RunConfig, world: World) -> tuple[list[Array], list[Array], list[Array]]:
+def initial_layers(
+    config: RunConfig, world: World, initial: Start | None = None
+) -> tuple[list[Array], list[Array], list[Array]]:
     """Initial layers of the encoder, the predictor and the target, by the key of `initial_weights`.
 
     A linear model has one layer, an MLP of `hidden` = h units two and no biases: f(x) = W_2 act(W_1 x). Entries of W_1
     are N(0, 2 / fan-in) for relu and gelu and N(0, 1 / fan-in) for tanh, those of W_2 N(0, 1 / h). With `zero_pred` the
     last layer of the predictor is 0, so that it starts from nothing, as the linear one does. A scale of an MLP
     multiplies each of its two layers by its square root.
+
+    Raises
+    ------
+    UserError
+        If `initial` is given for a model with an MLP.
     """
     if (config.enc, config.pred) == ("linear", "linear"):
-        start = initial_weights(config, world)
+        start = initial_weights(config, world, initial)
         return [start.B_o], [start.P], [start.B_t]
+    if initial is not None:
+        raise UserError("a start that is given as matrices needs linear models: an MLP starts as its options say")
     d, k, h = world.d, config.k, config.hidden or 0
     kind = (config.seed, d, k, config.init, config.enc, config.pred, h, str(config.activation))
 

@@ -7,6 +7,8 @@ those of any `World`; where both views have the same latents and noise they read
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,8 +68,11 @@ def population_loss(P: Array, B_o: Array, B_t: Array, world: World) -> float:
     return float(0.5 * (signal + noise_power(online, target, world.sigma, world.noise_plus) + alone))
 
 
-def noise_power(online: float, target: float, sigma: float, sigma_plus: float) -> float:
-    """sigma^2 online + sigma_plus^2 target; one product where the two views have noise of one strength."""
+def noise_power(online: Any, target: Any, sigma: float, sigma_plus: float) -> Any:
+    """sigma^2 online + sigma_plus^2 target, of numbers or of arrays of them of any library.
+
+    One product where the two views have noise of one strength.
+    """
     if sigma == sigma_plus:
         return sigma**2 * (online + target)
     return sigma**2 * online + sigma_plus**2 * target

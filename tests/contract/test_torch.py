@@ -166,10 +166,9 @@ def plain_loop(config, world, rows, key):
         x = torch.nn.functional.linear(x, layers[0])
         return x if len(layers) == 1 else torch.nn.functional.linear(activation(x), layers[1])
 
-    encoder, predictor = (
-        [torch.tensor(W, requires_grad=True) for W in layers] for layers in initial_layers(config, world)
-    )
-    target = [W.detach().clone() for W in encoder]
+    *online, slow_start = initial_layers(config, world)
+    encoder, predictor = ([torch.tensor(W, requires_grad=True) for W in layers] for layers in online)
+    target = [torch.tensor(W) for W in slow_start]
     decay = config.weight_decay
     optimisers = [
         torch.optim.SGD(predictor, lr=config.lr_pred, momentum=config.mom_pred, weight_decay=decay),
@@ -276,12 +275,13 @@ def test_the_curvature_of_an_mlp_is_that_of_its_features():
 def test_initial_layers():
     config = RunConfig(enc="mlp", pred="mlp", hidden=400, d_obs=300, backend="torch", init="zero_pred")
     world = World.from_config(config)
-    (W_1, W_2), (V_1, V_2) = initial_layers(config, world)
+    (W_1, W_2), (V_1, V_2), target = initial_layers(config, world)
     assert [W.shape for W in (W_1, W_2, V_1, V_2)] == [(400, 300), (10, 400), (400, 10), (10, 400)]
     # Standard deviations of 4,000 to 120,000 entries: 5 % is more than four standard errors.
     assert W_1.std() == pytest.approx(math.sqrt(2 / 300), rel=0.05)
     assert W_2.std() == pytest.approx(math.sqrt(1 / 400), rel=0.05)
     assert not V_2.any()
+    assert all(np.array_equal(slow, fast) for slow, fast in zip(target, (W_1, W_2), strict=True))
     tanh = RunConfig(enc="mlp", activation="tanh", hidden=400, d_obs=300, backend="torch")
     assert initial_layers(tanh, world)[0][0].std() == pytest.approx(math.sqrt(1 / 300), rel=0.05)
 

@@ -189,7 +189,7 @@ def test_the_formulations_in_jax_are_one_computation(dtype, monkeypatch):
 def plain_run(config, draws):
     """(P, B_o, B_t, last loss) of one run with fixed rates, from `theory`."""
     world = World.from_config(config)
-    B_o, P = initial_weights(config, world)
+    P, _, B_o, *_ = initial_weights(config, world)
     B_t, V_P, V_B = B_o.copy(), np.zeros_like(P), np.zeros_like(B_o)
     for z, e, e_plus in draws:
         signal = world.A @ (np.sqrt(world.lam)[:, None] * z)

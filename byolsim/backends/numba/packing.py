@@ -10,6 +10,7 @@ from byolsim.backends.base import LogBlock
 from byolsim.backends.numba import structures
 from byolsim.config.run import RunConfig
 from byolsim.model.order import OrderParameters
+from byolsim.model.start import Curvature, Start
 
 
 def hyperparameters(group: Sequence[RunConfig]) -> np.ndarray:
@@ -29,17 +30,28 @@ def hyperparameters(group: Sequence[RunConfig]) -> np.ndarray:
     return hyper
 
 
-def initial_course(group: Sequence[RunConfig], P: np.ndarray) -> structures.Course:
-    """The course of runs whose predictors are P (K, r, r), in the dtype of training, at the start."""
-    K, r = len(group), group[0].d_latent
+def initial_course(
+    group: Sequence[RunConfig], P: np.ndarray, B_o: np.ndarray, initial: Start | None = None
+) -> structures.Course:
+    """The course at the start, with predictors P (K, k, k) and encoders B_o (K, k, .), in the dtype of training.
+
+    What `initial` knows of the curvature is taken over.
+    """
+    K, k = len(group), P.shape[-1]
     now = np.zeros((K, structures.NOW))
     now[:, [structures.H_T, structures.LOSS]] = np.nan
     now[:, [structures.ALPHA_T, structures.BETA_T]] = hyperparameters(group)[:, [structures.ALPHA, structures.BETA]]
     now[:, structures.SQUARE_P] = np.square(P, dtype=np.float64).sum(axis=(1, 2))
+    now[:, structures.SQUARE_B] = [np.square(B, dtype=np.float64).sum() for B in B_o]
+    average, vector = np.zeros((K, k, k)), np.full((K, k), 1 / np.sqrt(k))
+    if initial is not None and initial.curvature is not None:
+        known = initial.curvature
+        now[:, structures.H_T], now[:, structures.H_FLOOR], now[:, structures.TICKS] = known[:3]
+        average[:], vector[:] = known.average, known.vector
     return structures.Course(
         now=now,
-        average=np.zeros((K, r, r)),
-        vector=np.full((K, r), 1 / np.sqrt(r)),
+        average=average,
+        vector=vector,
         diverged=np.full(K, -1),
         clips=np.zeros((K, 3), np.int64),
     )
@@ -47,45 +59,57 @@ def initial_course(group: Sequence[RunConfig], P: np.ndarray) -> structures.Cour
 
 def work_arrays(config: RunConfig, columns: int) -> structures.Work:
     """The work space of a step whose encoder has so many columns; 0 where a sampler has one of its own."""
-    dtype, r = np.dtype(config.dtype), config.d_latent
-    rows = r if columns else 0
+    dtype, k = np.dtype(config.dtype), config.k
+    rows = k if columns else 0
     return structures.Work(
         G=np.zeros((rows, columns), dtype),
         grad_P=np.zeros((rows, rows), dtype),
         grad_B=np.zeros((rows, columns), dtype),
-        C=np.zeros((r, r), dtype),
-        image=np.zeros(r),
-        square=np.zeros((r, r)),
+        C=np.zeros((k, k), dtype),
+        image=np.zeros(k),
+        square=np.zeros((k, k)),
     )
 
 
-def empty_log(K: int, rows: int, r: int) -> structures.Log:
+def empty_log(K: int, rows: int, k: int, q: int) -> structures.Log:
     """A log with room for `rows` epochs."""
 
-    def matrix() -> np.ndarray:
-        return np.zeros((K, rows, r, r))
+    def matrix(columns: int) -> np.ndarray:
+        return np.zeros((K, rows, k, columns))
 
     return structures.Log(
-        P=matrix(),
-        b_o=matrix(),
-        L_o=matrix(),
-        b_t=matrix(),
-        L_t=matrix(),
+        P=matrix(k),
+        b_o=matrix(q),
+        L_o=matrix(k),
+        b_t=matrix(q),
+        L_t=matrix(k),
         gap=np.zeros((K, rows)),
         steps=np.zeros((K, rows, len(structures.LOGGED))),
         valid=np.zeros((K, rows), np.bool_),
     )
 
 
-def log_block(epochs: Sequence[int], log: structures.Log, course: structures.Course) -> LogBlock:
-    """The rows written so far, not copied: the next block needs a new log. Rows of diverged runs hold zeros."""
+def curvature_of(run: int, course: structures.Course) -> Curvature:
+    """What a run knows of the curvature."""
+    H, H_floor, ticks = (course.now[run, [column]].reshape(()) for column in _OF_CURVATURE)
+    return Curvature(H, H_floor, ticks, course.average[run].copy(), course.vector[run].copy())
+
+
+_OF_CURVATURE = (structures.H_T, structures.H_FLOOR, structures.TICKS)
+
+
+def log_block(epochs: Sequence[int], log: structures.Log, course: structures.Course, behind: int) -> LogBlock:
+    """The rows written so far, not copied: the next block needs a new log. Rows of diverged runs hold zeros.
+
+    `behind` steps were behind the runs at their start.
+    """
     rows = len(epochs)
     order = {name: getattr(log, name)[:, :rows] for name in ("P", "b_o", "L_o", "b_t", "L_t", "gap")}
     runs = len(log.valid)
     return LogBlock(
         epochs=np.array(epochs, dtype=np.int64),
         order=OrderParameters(**order),
-        diverged_epoch=course.diverged[:runs].copy(),
+        diverged_epoch=np.maximum(course.diverged[:runs] - behind, -1),
         clips=course.clips[:runs].copy(),
         steps={name: log.steps[:, :rows, i] for i, name in enumerate(structures.LOGGED)},
         valid=log.valid[:, :rows],

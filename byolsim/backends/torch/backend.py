@@ -26,6 +26,7 @@ from byolsim.draws.streams import MinibatchKey, minibatch_blocks
 from byolsim.errors import UserError
 from byolsim.model.order import OrderParameters, SampledFeatures
 from byolsim.model.samplers import sampler_of
+from byolsim.model.start import Start
 from byolsim.model.world import World
 
 VECTOR_TAIL = 64
@@ -52,7 +53,7 @@ class TorchBackend(Backend):
 
     def numbers(self, config: RunConfig) -> int:
         """See `Backend.numbers`: activations of a step, layers, and the evaluation sample of an MLP."""
-        d, h = config.d_obs, config.hidden or config.d_latent
+        d, h = config.d_obs, config.hidden or config.k
         evaluation = 4 * evaluation_size(d) * d if config.hidden else 0
         return 4 * sampler_class(config).views(config) * (d + h) + 10 * h * d + evaluation
 
@@ -68,31 +69,44 @@ class TorchBackend(Backend):
         for _ in minibatch_blocks(MinibatchKey(0, 1, 1, 1), 1):
             pass
 
-    def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
-        """Train a group; see `Backend.simulate`."""
+    def simulate(
+        self,
+        world: World,
+        group: Sequence[RunConfig],
+        progress: Callable[[int], None],
+        initial: Start | None = None,
+        keep_final: bool = False,
+    ) -> Iterator[LogBlock]:
+        """Train a group; see `Backend.simulate`. `UserError` if `initial` is given for a model with an MLP."""
         config = group[0]
-        for block in self._simulate(world, [*group, *_padding(config)], progress):
+        for block in self._simulate(world, [*group, *_padding(config)], progress, initial, keep_final):
             yield _first_runs(block, len(group))
 
     def _simulate(
-        self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]
+        self,
+        world: World,
+        group: Sequence[RunConfig],
+        progress: Callable[[int], None],
+        initial: Start | None,
+        keep_final: bool,
     ) -> Iterator[LogBlock]:
-        config = group[0]
+        config, behind = group[0], initial.epoch if initial else 0
         with _one_thread(), _memory(config, len(group)):
-            state = Group(group, world, torch.device(config.device))
+            state = Group(group, world, torch.device(config.device), initial)
             log = GroupLog(state, world)
             numbers = len(group) * sum(W[0].numel() for W in (*state.encoder, *state.target, *state.predictor))
-            capacity = max(1, min(rows_per_block(len(group), world.r), LOG_NUMBERS // numbers))
+            capacity = max(1, min(rows_per_block(len(group), config), LOG_NUMBERS // numbers))
             log.take(0)
             done = 0
-            for epoch in _steps(state):
+            for epoch in _steps(state, behind):
                 if is_logged(config, epoch):
                     if len(log.epochs) == capacity:
                         yield log.block()
                     log.take(epoch)
                     progress(epoch - done)
                     done = epoch
-            yield log.block()
+            final = [state.final(run, behind + config.epochs) for run in range(len(group))] if keep_final else None
+            yield dataclasses.replace(log.block(), final=final)
 
 
 def _padding(config: RunConfig) -> list[RunConfig]:
@@ -116,16 +130,18 @@ def _first_runs(block: LogBlock, K: int) -> LogBlock:
 
     order: Any = block.order
     steps = {name: values[:K] for name, values in block.steps.items()}
-    return dataclasses.replace(block, **cut(block), steps=steps, order=dataclasses.replace(order, **cut(order)))
+    final = block.final and block.final[:K]
+    order = dataclasses.replace(order, **cut(order))
+    return dataclasses.replace(block, **cut(block), steps=steps, final=final, order=order)
 
 
-def _steps(group: Group) -> Iterator[int]:
-    """Train, and name each epoch that is done."""
+def _steps(group: Group, after: int) -> Iterator[int]:
+    """Train, from step after + 1 and its draw on, and name each epoch that is done."""
     t = 0
-    for block in _on_device(sampler_of(group.config).blocks(), group):
+    for block in _on_device(sampler_of(group.config).blocks(after=after), group):
         for row in block:
             t += 1
-            group.step(t, row)
+            group.step(after + t, row)
             yield t
 
 
@@ -174,8 +190,8 @@ def _memory(config: RunConfig, runs: int) -> Iterator[None]:
 
 def _bytes_per_run(config: RunConfig) -> int:
     """Parameters with target, momentum and gradient, activations of a step, and those of an evaluation."""
-    d, r, h = config.d_obs, config.d_latent, config.hidden or 0
-    layers = ((config.enc, d), (config.pred, r))
-    weights = sum((fan_in + r) * h if model == "mlp" else fan_in * r for model, fan_in in layers)
+    d, k, h = config.d_obs, config.k, config.hidden or 0
+    layers = ((config.enc, d), (config.pred, k))
+    weights = sum((fan_in + k) * h if model == "mlp" else fan_in * k for model, fan_in in layers)
     n = sampler_class(config).views(config) + (evaluation_size(d) if h else 0)
-    return 8 * (5 * weights + 8 * n * (h + r))
+    return 8 * (5 * weights + 8 * n * (h + k))

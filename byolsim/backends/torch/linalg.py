@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def lower_factor(M: Tensor) -> Tensor:
-    """L of M = L O for stacked M (..., r, m), lower triangular with non-negative diagonal (`linalg.lq_factor`)."""
+    """L of M = L O for stacked M (..., k, m), lower triangular with non-negative diagonal (`linalg.lq_factor`)."""
     _, R = torch.linalg.qr(M.mT, mode="r")
     L: Tensor = R.mT * _signs(R)[..., None, :]
     return L
@@ -23,10 +23,10 @@ def _signs(R: Tensor) -> Tensor:
     return torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
 
 
-def inside_outside(B: Tensor, Q_A: Tensor) -> tuple[Tensor, Tensor]:
-    """`order.inside_outside` of stacked encoders (..., r, d)."""
-    b = each(B, Q_A)
-    return b, lower_factor(B - each(b, Q_A.mT))
+def inside_outside(B: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
+    """`order.inside_outside` of stacked encoders (..., k, d), with Q (d, q)."""
+    b = each(B, Q)
+    return b, lower_factor(B - each(b, Q.mT))
 
 
 def each(M: Tensor, N: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from byolsim.config.run import RunConfig
+from byolsim.model import start as model_start
 from byolsim.model.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
 from byolsim.model.world import World
 
@@ -16,16 +17,30 @@ from byolsim.model.world import World
 class Curvature:
     """`schedule.CurvatureEstimate` for K runs at once, in double precision."""
 
-    def __init__(self, K: int, r: int, power_iters: int, device: torch.device) -> None:
+    def __init__(self, K: int, k: int, power_iters: int, device: torch.device) -> None:
         self.power_iters = power_iters
         self.ticks = 0
-        self.average = torch.zeros(K, r, r, device=device, dtype=torch.float64)
-        self.vector = torch.full((K, r, 1), 1 / np.sqrt(r), device=device, dtype=torch.float64)
+        self.average = torch.zeros(K, k, k, device=device, dtype=torch.float64)
+        self.vector = torch.full((K, k, 1), 1 / np.sqrt(k), device=device, dtype=torch.float64)
         self.H = torch.full((K,), torch.nan, device=device, dtype=torch.float64)
         self.floor = torch.zeros(K, device=device, dtype=torch.float64)
 
+    def recall(self, known: model_start.Curvature) -> None:
+        """Go on, in every run, from what one of them knew."""
+        self.ticks = int(known.ticks)
+        self.H.fill_(float(known.H))
+        self.floor.fill_(float(known.H_floor))
+        self.average[:] = torch.tensor(known.average)
+        self.vector[:] = torch.tensor(known.vector)[:, None]
+
+    def state(self, run: int) -> model_start.Curvature:
+        """What a run knows."""
+        parts = (self.H, self.floor, self.average, self.vector)
+        H, floor, average, vector = (M[run].cpu().numpy().copy() for M in parts)
+        return model_start.Curvature(H, floor, np.asarray(float(self.ticks)), average, vector[:, 0])
+
     def tick(self, C: Tensor) -> None:
-        """Take one feature covariance of each run (K, r, r) into the average and iterate."""
+        """Take one feature covariance of each run (K, k, k) into the average and iterate."""
         self.ticks += 1
         self.average = (1 - AVERAGE_RATE) * self.average + AVERAGE_RATE * C.double()
         corrected = self.average / (1 - (1 - AVERAGE_RATE) ** self.ticks)
@@ -96,7 +111,7 @@ class Rates:
 
 
 def norm_squared_by_squaring(P: Tensor) -> Tensor:
-    """||P||_2^2 of stacked P (K, r, r): N = P^T P / tr squared 14 times weighs the top eigenvector, tr(N P^T P)."""
+    """||P||_2^2 of stacked P (K, k, k): N = P^T P / tr squared 14 times weighs the top eigenvector, tr(N P^T P)."""
     G = torch.bmm(P.mT, P)
     N = _unit_trace(G)
     for _ in range(14):

@@ -14,9 +14,10 @@ from byolsim.backends.torch.layers import Layers, apply
 from byolsim.backends.torch.linalg import each, inside_outside, lower_factor, lower_factorisation
 from byolsim.backends.torch.training import Group
 from byolsim.backends.torch.world import TorchWorld
-from byolsim.draws.streams import MinibatchKey, evaluation_draws
+from byolsim.draws.streams import evaluation_draws
 from byolsim.model.order import OrderParameters, SampledFeatures
-from byolsim.model.world import World
+from byolsim.model.samplers import view_key
+from byolsim.model.world import SUPPORT, World
 
 
 def evaluation_size(d: int) -> int:
@@ -28,7 +29,7 @@ def evaluation_size(d: int) -> int:
 class LinearLog:
     """Snapshots of linear models: the parameters themselves; factors are taken when the block is full."""
 
-    Q_A: Tensor
+    Q: Tensor
     rows: list[dict[str, Tensor]] = field(default_factory=list)
 
     @classmethod
@@ -47,7 +48,7 @@ class LinearLog:
         )
 
     def parameters(self, valid: Tensor) -> OrderParameters:
-        """Order parameters of the rows so far, (K, rows, r, r), zero where a run had diverged; the log is emptied."""
+        """Order parameters of the rows so far, (K, rows, ., .), zero where a run had diverged; the log is emptied."""
         stacks = {name: _stack([row[name] for row in self.rows], valid) for name in ("P", "B_o", "B_t")}
         self.rows.clear()
         parts = {}
@@ -66,18 +67,19 @@ class SampledLog:
     x: Tensor
     x_plus: Tensor
     fit: Tensor
-    Q_A: Tensor
+    Q: Tensor
     rows: list[dict[str, Tensor]] = field(default_factory=list)
 
     @classmethod
     def of(cls, group: Group, world: World) -> SampledLog:
         """A log for this group, with its evaluation sample in double precision."""
         device = group.world.A.device
-        key = MinibatchKey(group.config.seed, evaluation_size(world.d), world.d, world.r)
+        key = view_key(group.config, evaluation_size(world.d))
         row = torch.tensor(evaluation_draws(key), device=device)
         x, x_plus = TorchWorld.of(world, device, torch.float64).views(row, key.n)
-        # B = Z x^+; where sigma = 0 the views span r of d dimensions, and the fit is the one of least norm.
-        fit = torch.linalg.pinv(x, rtol=1e-10)
+        # B = Z x^+; where the views do not span all d dimensions the fit is the one of least norm. Second moments that
+        # are singular are so up to the rounding of their eigenvalues, whose roots the views have.
+        fit = torch.linalg.pinv(x, rtol=1e-10 if world.noise_inside else SUPPORT**0.5)
         return cls(x, x_plus, fit, torch.tensor(world.Q, device=device))
 
     def take(self, group: Group) -> None:
@@ -166,7 +168,7 @@ class GroupLog:
             epochs=np.array(self.epochs, dtype=np.int64),
             order=self.state.parameters(valid),
             valid=_numpy(valid),
-            diverged_epoch=_numpy(self.group.diverged).copy(),
+            diverged_epoch=np.maximum(_numpy(self.group.diverged) - self.group.behind, -1),
             clips=_numpy(self.group.rates.clips).copy(),
             steps=steps,
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from byolsim.backends.numba import structures
 from byolsim.config.run import RunConfig
+from byolsim.model.start import Start
 from byolsim.model.world import World
 
 
@@ -24,8 +25,8 @@ class Sampler(ABC):
     course: structures.Course
 
     @abstractmethod
-    def __init__(self, group: Sequence[RunConfig], world: World) -> None:
-        """The group at epoch 0."""
+    def __init__(self, group: Sequence[RunConfig], world: World, initial: Start | None = None) -> None:
+        """The group at epoch 0, where its configurations or `initial` say."""
 
     @staticmethod
     @abstractmethod
@@ -43,6 +44,14 @@ class Sampler(ABC):
 
         `course` gets the loss of the last of them if it is wanted.
         """
+
+    @abstractmethod
+    def end(self, run: int, epoch: int) -> Start:
+        """Where a run stands, `epoch` steps behind it, in double precision."""
+
+    def final(self, run: int, epoch: int) -> Start | None:
+        """Where a run ended; None if it diverged."""
+        return None if self.course.diverged[run] >= 0 else self.end(run, epoch)
 
     @abstractmethod
     def snapshot(self, row: int, log: structures.Log) -> None:

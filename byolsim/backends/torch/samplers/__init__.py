@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from byolsim.backends.torch.samplers.base import Sampler
+from byolsim.backends.torch.samplers.base import PARTS, Sampler
 from byolsim.backends.torch.samplers.direct import Direct
 from byolsim.backends.torch.samplers.minibatch import Minibatch
 from byolsim.backends.torch.samplers.population import Population
@@ -23,4 +23,4 @@ def sampler_class(config: RunConfig) -> type[Sampler]:
     return SAMPLERS[sampler_name(config)]
 
 
-__all__ = ["SAMPLERS", "Sampler", "sampler_class"]
+__all__ = ["PARTS", "SAMPLERS", "Sampler", "sampler_class"]

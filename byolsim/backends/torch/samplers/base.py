@@ -1,20 +1,26 @@
-"""What every sampler answers; the defaults are those of one that keeps its encoders as they are."""
+"""What every sampler answers; the defaults are those of one that keeps its encoders as they are, (k, d)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from byolsim.backends.torch.world import TorchWorld
 from byolsim.config.run import RunConfig
-from byolsim.model.encoder import initial_layers
+from byolsim.model.encoder import initial_layers, initial_weights
+from byolsim.model.start import Start
+from byolsim.model.state import Array
 from byolsim.model.world import World
 
 if TYPE_CHECKING:
     from byolsim.backends.torch.training import Group
+
+PARTS = ("encoder", "predictor", "target", "V_enc", "V_pred")
+"""The parts of a state, each a list of layers: weights, and the momentum of those that descend."""
 
 
 class Sampler(ABC):
@@ -34,12 +40,35 @@ class Sampler(ABC):
         """Views of a minibatch that pass through the model in a step, with all of their activations."""
         return 0
 
-    def initial_layers(self, run: RunConfig) -> tuple[list[Any], list[Any]]:
-        """Layers of the encoder and the predictor of one run at epoch 0."""
-        return initial_layers(run, self.plain_world)
+    def start(self, run: RunConfig, initial: Start | None = None) -> dict[str, list[Array]]:
+        """The layers of each of `PARTS` of one run at epoch 0, from its configuration or from `initial`.
+
+        Raises
+        ------
+        UserError
+            If `initial` is given for a model with an MLP.
+        """
+        if (run.enc, run.pred) == ("linear", "linear"):
+            at = self.coordinates(initial_weights(run, self.plain_world, initial))
+            return {"encoder": [at.B_o], "predictor": [at.P], "target": [at.B_t], "V_enc": [at.V_B], "V_pred": [at.V_P]}
+        encoder, predictor, target = initial_layers(run, self.plain_world, initial)
+        at_rest = ([np.zeros_like(W) for W in layers] for layers in (encoder, predictor))
+        return dict(zip(PARTS, (encoder, predictor, target, *at_rest), strict=True))
+
+    def coordinates(self, start: Start) -> Start:
+        """A start of a linear model as the state keeps it: with encoders (k, d)."""
+        return start
+
+    def lost(self, start: Start) -> Array | None:
+        """What rounding had given the target too much at a start, in the coordinates of the state."""
+        return start.lost
+
+    def end(self, start: Start) -> Start:
+        """The state, as parts of a start, in the form in which it is handed over."""
+        return start
 
     def basis(self) -> Tensor:
-        """Columns that span those of A, orthonormal, in the coordinates of an encoder and in double precision."""
+        """Orthonormal columns that span the structured subspace, in the coordinates of an encoder, double precision."""
         return torch.tensor(self.plain_world.Q, device=self.world.A.device)
 
     @abstractmethod

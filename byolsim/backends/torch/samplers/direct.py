@@ -24,29 +24,35 @@ if TYPE_CHECKING:
 
 
 class Direct(Sampler):
-    """Encoders as they are, (K, r, d)."""
+    """Encoders as they are, (K, k, d)."""
 
     def __init__(self, config: RunConfig, plain_world: World, world: TorchWorld) -> None:
         super().__init__(config, plain_world, world)
         self.key = samplers.Direct(config).key
         self.white_A = world.A * world.lam.sqrt()
+        self.white_A_plus = self.white_A
+        if world.loadings_plus is not world.A:
+            self.white_A_plus = world.loadings_plus * world.variances_plus.sqrt()
 
     def step(self, group: Group, t: int, row: Tensor) -> None:
         """Step t on one row of `streams.moment_blocks`."""
         with torch.no_grad():
             W, N = split(row, self.key)
-            r, sigma, n = self.key.r, self.world.sigma, self.key.n
+            q, k, n, world = self.key.q, self.key.k, self.key.n, self.world
             (P,), (B_o,), (B_t,) = group.predictor, group.encoder, group.target
-            L_b, Q = lower_factorisation(B_o)
-            M_o, M_t = each(B_o, self.white_A), each(B_t, self.white_A)
-            D = torch.cat([P @ M_o - M_t, sigma * P @ L_b, -sigma * lower_factor(B_t)], dim=2)
+            L_b, rows = lower_factorisation(world.outside_hole(B_o))
+            M_o, M_t = each(B_o, self.white_A), each(B_t, self.white_A_plus)
+            L_w = world.noise_plus * lower_factor(world.outside_hole(B_t))
+            if M_t.shape[2] > q:
+                L_w = lower_factor(torch.cat([M_t[:, :, q:], L_w], dim=2))
+            D = torch.cat([P @ M_o - M_t[:, :, :q], world.sigma * P @ L_b, -L_w], dim=2)
             E = each(D, W) / n**0.5
             DS = each(E, W.mT) / n**0.5
-            Y = sigma / n**0.5 * each(lower_factor(E), N)
-            on_Q = sigma * DS[:, :, r : 2 * r] - Y @ Q.mT
-            G = each(DS[:, :, :r], self.white_A.mT) + on_Q @ Q + Y
-            F = torch.cat([M_o, sigma * L_b], dim=2)
-            update(group, t, E, F, G, W)
+            Y = world.sigma / n**0.5 * each(lower_factor(E), N)
+            signal = each(DS[:, :, :q], self.white_A.mT)
+            along = (world.sigma * DS[:, :, q : q + k] - Y @ rows.mT) @ rows
+            G = signal + along + Y if world.hole is None else signal + world.outside_hole(along + Y)
+            update(group, t, E, torch.cat([M_o, world.sigma * L_b], dim=2), G, W)
 
 
 def update(group: Group, t: int, E: Tensor, F: Tensor, G: Tensor, W: Tensor) -> None:
@@ -62,9 +68,9 @@ def update(group: Group, t: int, E: Tensor, F: Tensor, G: Tensor, W: Tensor) -> 
 
 def split(row: Tensor, key: MomentsKey) -> tuple[Tensor, Tensor]:
     """`streams.split_moments` on the device."""
-    (q, m), (c, columns) = key.shapes
-    W, N = row[: q * m].view(q, m).tril(), row[q * m :].view(c, columns)
+    (white, m), (c, columns) = key.shapes
+    W, N = row[: white * m].view(white, m).tril(), row[white * m :].view(c, columns)
     fresh = len(key.degrees[1])  # columns with Bartlett's diagonal
     if fresh:
-        N = torch.cat([N[:, : columns - key.r], N[:, columns - key.r :].tril()], dim=1)
+        N = torch.cat([N[:, : columns - key.k], N[:, columns - key.k :].tril()], dim=1)
     return W, N

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from byolsim.backends.torch.linalg import each
 from byolsim.backends.torch.samplers.base import Sampler
+from byolsim.model.gradients import noise_power
 
 if TYPE_CHECKING:
     from byolsim.backends.torch.training import Group
@@ -18,15 +20,18 @@ class Population(Sampler):
 
     def step(self, group: Group, t: int, row: Tensor) -> None:
         """Step t."""
-        A, lam, variance = self.world.A, self.world.lam, self.world.sigma**2
+        world, lam, q = self.world, self.world.lam, self.world.q
         (B_o,), (P,), (B_t,) = group.encoder, group.predictor, group.target
-        A_each = A.expand(group.K, -1, -1)
-        M_o, M_t = torch.bmm(B_o, A_each), torch.bmm(B_t, A_each)
-        signal = ((torch.bmm(P, M_o) - M_t).square() * lam).sum(dim=(1, 2))
-        noise = torch.bmm(P, B_o).square().sum(dim=(1, 2)) + B_t.square().sum(dim=(1, 2))
+        M_o, M_t = each(B_o, world.A), each(B_t, world.loadings_plus)
+        noisy_o, noisy_t = world.outside_hole(B_o), world.outside_hole(B_t)
+        signal = ((torch.bmm(P, M_o) - M_t[:, :, :q]).square() * lam).sum(dim=(1, 2))
+        online, target = torch.bmm(P, noisy_o).square().sum(dim=(1, 2)), noisy_t.square().sum(dim=(1, 2))
+        power = signal + noise_power(online, target, world.sigma, world.noise_plus)
+        if M_t.shape[2] > q:
+            power = power + (M_t[:, :, q:].square() * world.variances_plus[q:]).sum(dim=(1, 2))
 
         def covariance() -> Tensor:
-            B, M = B_o.detach(), M_o.detach()
-            return torch.bmm(M * lam, M.mT) + variance * torch.bmm(B, B.mT)
+            M = M_o.detach()
+            return torch.bmm(M * lam, M.mT) + world.sigma**2 * torch.bmm(noisy_o.detach(), B_o.detach().mT)
 
-        group.descend(t, 0.5 * (signal + variance * noise), covariance)
+        group.descend(t, 0.5 * power, covariance)
