@@ -44,6 +44,7 @@ class Abilities:
     Attributes
     ----------
     step_operations : operations of products in whose time a run-step's fixed part is done, for estimates of cost.
+    also : the hyperparameters declared an `ability` that it takes where they are not null.
     """
 
     step_operations: float
@@ -54,11 +55,15 @@ class Abilities:
     device: tuple[str, ...] = ("cpu",)
     pred_rule: tuple[str, ...] = tuple(PREDICTOR_RULES)
     stop_grad: tuple[bool, ...] = (True,)
+    also: tuple[str, ...] = ()
 
+
+EXTRAS = names(RunConfig, "ability")
+"""What a backend may take beyond the first model: each of these where it is not null."""
 
 ABILITIES: dict[str, Abilities] = {
-    "numpy": Abilities(step_operations=3e6),
-    "numba": Abilities(step_operations=2e5),
+    "numpy": Abilities(step_operations=3e6, stop_grad=(True, False), also=EXTRAS),
+    "numba": Abilities(step_operations=2e5, pred_rule=("learned",)),
     "torch": Abilities(
         step_operations=2e6,
         enc=("linear", "mlp"),
@@ -70,7 +75,7 @@ ABILITIES: dict[str, Abilities] = {
 """By the name of the backend. Compiled kernels spend as long on 2e5 operations of products as on what every step costs
 whatever its size; Python takes ten times that and more."""
 
-OPTIONS = tuple(field.name for field in fields(Abilities) if field.name != "step_operations")
+OPTIONS = tuple(field.name for field in fields(Abilities) if field.name not in ("step_operations", "also"))
 """The hyperparameters in question, in the order in which they are checked."""
 
 
@@ -88,6 +93,11 @@ def check_offered(backend: str, config: RunConfig) -> None:
         if value == "mlp":
             raise UserError(f"backend = {backend!r} runs linear models only: an MLP needs backend = {able}")
         raise UserError(f"{option} = {value!r} belongs to backend = {able}, not to {backend!r}")
+    for option in EXTRAS:
+        value = getattr(config, option)
+        if value is not None and option not in ABILITIES[backend].also:
+            able = " or ".join(repr(name) for name, other in ABILITIES.items() if option in other.also)
+            raise UserError(f"{option} = {value!r} belongs to backend = {able}, not to {backend!r}")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ class Known(TypedDict, total=False):
     """Whether a run's id leaves it out: it does not decide its numbers, or another field says what it decides."""
     unstored: bool
     """Whether it is no hyperparameter: neither a column nor told by a run's file."""
+    ability: bool
+    """Whether a backend says if it takes it where it is not null."""
     of_rules: tuple[str, ...]
     """The values of `pred_rule` to which it belongs."""
     of_world: bool

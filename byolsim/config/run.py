@@ -115,19 +115,31 @@ class Shared(Frozen):
         0.0, "L2 coefficient eta added to both gradients", per_run=True, symbol="η", title="weight decay", log=True
     )
     weight_decay_pred: Rate | None = hyper(
-        None, "decay of the predictor (weight_decay)", per_run=True, symbol="η_P", title="predictor decay", log=True
+        None,
+        "decay of the predictor (weight_decay)",
+        per_run=True,
+        symbol="η_P",
+        title="predictor decay",
+        log=True,
+        ability=True,
     )
     weight_decay_enc: Rate | None = hyper(
-        None, "decay of the encoder (weight_decay)", per_run=True, symbol="η_B", title="encoder decay", log=True
+        None,
+        "decay of the encoder (weight_decay)",
+        per_run=True,
+        symbol="η_B",
+        title="encoder decay",
+        log=True,
+        ability=True,
     )
     lr_schedule: Annotated[Literal["constant", "cosine"] | None, AfterValidator(_null_at("constant"))] = hyper(
-        None, "factor on both rates after the warm-up: none, or (1 + cos(pi t / T)) / 2", per_run=True
+        None, "factor on both rates after the warm-up: none, or (1 + cos(pi t / T)) / 2", per_run=True, ability=True
     )
     warmup: Annotated[int, Field(ge=0, lt=2**63), AfterValidator(_null_at(0))] | None = hyper(
-        None, "steps in which both rates grow to their value, as t / warmup (0)", per_run=True
+        None, "steps in which both rates grow to their value, as t / warmup (0)", per_run=True, ability=True
     )
     ema_schedule: Annotated[Literal["constant", "cosine"] | None, AfterValidator(_null_at("constant"))] = hyper(
-        None, "EMA rate: constant, or tau (1 + cos(pi t / T)) / 2 as in BYOL", per_run=True
+        None, "EMA rate: constant, or tau (1 + cos(pi t / T)) / 2 as in BYOL", per_run=True, ability=True
     )
     auto_alpha_c: Rate = hyper(
         0.4,
@@ -214,7 +226,7 @@ class Shared(Frozen):
     hidden: Annotated[int, Field(ge=1, le=10**6)] | None = hyper(None, "hidden units of an MLP (64); for mlp only")
     activation: Literal["relu", "tanh", "gelu"] | None = hyper(None, "activation of an MLP (relu); for mlp only")
     enc_depth: Annotated[int, Field(ge=1, le=64), AfterValidator(_null_at(1))] | None = hyper(
-        None, "layers L of a linear encoder W_L ... W_1 (1)", symbol="L", title="depth"
+        None, "layers L of a linear encoder W_L ... W_1 (1)", symbol="L", title="depth", ability=True
     )
     pred_rule: Literal["learned", "identity", "optimal", "directpred", "directcopy", "spectral"] = hyper(
         "learned",
@@ -250,17 +262,19 @@ class Shared(Frozen):
         "a learned P is replaced by its symmetric part after each of its steps",
         of_rules=("learned",),
         compiled=True,
+        ability=True,
     )
     pred_jacobian: Annotated[Literal["full", "straight"] | None, AfterValidator(_null_at("full"))] = hyper(
         None,
         "straight: the encoder's gradient is G in place of P^T G, as if the predictor were the identity (full)",
         compiled=True,
+        ability=True,
     )
     stop_grad: bool = hyper(
         True, "no gradient flows through the target branch; off: one encoder, B_t = B_o", compiled=True
     )
     symmetric_loss: Annotated[bool | None, AfterValidator(_null_at(False))] = hyper(
-        None, "the mean of the loss and of that with the views exchanged", compiled=True
+        None, "the mean of the loss and of that with the views exchanged", compiled=True, ability=True
     )
     sampler: Literal["minibatch", "moments", "population"] = hyper(
         "minibatch",
@@ -529,6 +543,7 @@ class RunConfig(Shared):
         per_run=True,
         point=True,
         told="never",
+        ability=True,
     )
     initial: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = hyper(
         None, "digest of the state that the run starts from, if that is not its own", option=None
@@ -587,7 +602,7 @@ class RunConfig(Shared):
     def _where_noise_matters(cls, value: bool | None, info: ValidationInfo) -> bool | None:
         """True where the limit could bind, else null, so that what it cannot change keeps its id.
 
-        With H the largest eigenvalue, c tau / H is below half of the limit if c tau <= x / 2, where all eigenvalues are H
+        With H the largest eigenvalue, c tau / H is below half of the limit if c tau <= x / 2, all eigenvalues being H
         in (x / n) k = 2 (1 - mu) - x g: x = 2 (1 - mu) / (g + k / n), g = (1 - mu) / (1 + mu) + 1 / n.
         """
         known_so_far = info.data
