@@ -101,7 +101,14 @@ def check_start(start: Start, config: RunConfig) -> None:
     if width not in widths:
         coordinates = " or, as coordinates of the reduced form," if len(widths) > 1 else ""
         raise ValueError(f"initial B_o has {width} columns: must be {f'{coordinates} '.join(map(str, widths))}")
-    shapes: dict[str, tuple[int, ...]] = {"P": (k, k), "V_P": (k, k), "B_o": (k, width), "V_B": (k, width), "B_t": (k, width), "lost": (k, width)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "P": (k, k),
+        "V_P": (k, k),
+        "B_o": (k, width),
+        "V_B": (k, width),
+        "B_t": (k, width),
+        "lost": (k, width),
+    }
     if start.curvature is not None:
         shapes |= dict.fromkeys(("curvature_H", "curvature_H_floor", "curvature_ticks"), ())
         shapes |= {"curvature_average": (k, k), "curvature_vector": (k,)}
