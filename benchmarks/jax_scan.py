@@ -62,7 +62,7 @@ class Grid:
         config = group[0]
         world = World.from_config(config)
         self.dtype = jnp.dtype(dtype)
-        self.n, self.d, self.r = config.batch_size, world.d, world.r
+        self.n, self.d, self.r = config.batch_size, world.d, config.d_latent
         self.mixing = jnp.asarray(world.A * world.lam**0.5, self.dtype)
         self.sigma = world.sigma
         self.chunk = max(1, CHUNK_NORMALS // (self.n * (self.r + 2 * self.d)))
@@ -70,8 +70,8 @@ class Grid:
         self.rates = Rates(
             *(jnp.asarray([getattr(c, name) for c in group], self.dtype) for name in ("lr_pred", "lr_enc", "tau"))
         )
-        weights = [initial_weights(c, world) for c in group]
-        B, P = (jnp.asarray(np.stack([pair[i] for pair in weights]), self.dtype) for i in (0, 1))
+        starts = [initial_weights(c, world) for c in group]
+        B, P = (jnp.asarray(np.stack(parts), self.dtype) for parts in zip(*((s.B_o, s.P) for s in starts), strict=True))
         self.state = State(P, B, B, jnp.zeros_like(P), jnp.zeros_like(B))
 
     def draw(self, key: jax.Array, *steps: int) -> jax.Array:
