@@ -63,9 +63,20 @@ def simulate_runs(group: Sequence[RunConfig], progress: Callable[[int], None] = 
     """
     if not group:
         return []
-    if len({group_key(config) for config in group}) != 1:
-        raise ValueError("the runs of a group must share their world, data key, logged epochs and dtype")
+    _check_shared(group)
     return simulate_group([resolve(config) for config in group], progress)
+
+
+def _check_shared(group: Sequence[RunConfig]) -> None:
+    """`ValueError` that names the first field in which a run differs from the first run and must not."""
+    first = group_key(group[0])
+    for config in group:
+        for (name, value), (_, other) in zip(first, group_key(config), strict=True):
+            if other != value:
+                raise ValueError(
+                    "the runs of a group must share their world, data key, logged epochs and dtype: "
+                    f"{name} = {value!r} and {other!r}"
+                )
 
 
 def simulate_group(group: Sequence[RunConfig], progress: Callable[[int], None]) -> list[RunRecord]:

@@ -9,12 +9,18 @@ FOLDERS = ("unit", "contract", "oracle")
 
 LONG = (
     "contract/test_compiled_bits.py",
-    "contract/test_determinism.py",
     "contract/test_contract.py::test_a_run_has_its_bits_beside_any_other_and_when_it_goes_on",
+    "contract/test_contract.py::test_a_warmed_up_run_compiles_nothing",
     "contract/test_contract.py::test_every_column_at_the_default_shape",
+    "contract/test_contract.py::test_the_plain_backend_equals_the_oracle",
+    "contract/test_determinism.py",
+    "contract/test_ema.py::test_single_precision_follows_slow_targets",
     "contract/test_torch.py::test_a_group_of_mlps_equals_groups_of_one",
+    "contract/test_torch.py::test_an_mlp_with_identity_activation_is_the_linear_model",
     "contract/test_torch.py::test_batched_mlps_equal_one_autograd_loop_per_run",
     "contract/test_torch.py::test_two_hundred_steps_agree_to_1e_9",
+    "oracle/test_naive_selfcheck.py::test_trajectory_is_torch_sgd_with_an_ema",
+    "unit/test_ageing.py::test_every_reader_takes_stored_files",
     "unit/test_benchmarks.py",
     "unit/test_develop.py",
     "unit/test_estimate.py",
@@ -25,8 +31,12 @@ LONG = (
     "unit/test_house.py::test_the_package_itself_is_light",
     "unit/test_house.py::test_the_plain_backend_loads_no_numba",
     "unit/test_house.py::test_the_signals_are_in_hand_before_anything_large_is_imported",
+    "unit/test_listing.py::test_a_bomb_in_an_export_is_not_unpacked",
+    "unit/test_listing.py::test_what_export_writes_is_read_by_every_reader",
     "unit/test_moments.py::test_second_moment_of_the_gradient",
     "unit/test_moments.py::test_trajectory_equals_the_plain_form",
+    "unit/test_seal.py::test_a_column_copied_over_another_is_noticed_by_every_reader",
+    "unit/test_where.py::test_figs_select_by_the_last_row",
 )
 """Files and tests that take more than a second or two, draw figures or start processes."""
 

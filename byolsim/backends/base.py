@@ -98,9 +98,7 @@ class LogBlock:
     ----------
     epochs : (L,) the logged epochs.
     order : the order parameters, stacked (K, L, ., .); what was measured on a sample for models with an MLP.
-    steps : column name -> (K, L), what a step reports of itself: `loss` of its minibatch and the curvature estimate
-        `Hmax`, NaN at epoch 0; the rates `lr_pred_t` and `lr_enc_t` that it used, at epoch 0 the fixed rate, NaN under
-        the schedule.
+    steps : column name -> (K, L), what a step reports of itself, `model.metrics.step_metrics`.
     valid : (K, L) False from the epoch on at which a run diverged.
     diverged_epoch : (K,) the epoch at which a run diverged so far, or -1.
     clips : (K, 3) steps so far at which the bound of alpha, the bound of beta and the floor of H_t were active.

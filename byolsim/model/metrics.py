@@ -1,7 +1,8 @@
 """Order parameters -> metric columns: exact population values, vectorised over runs and logged epochs.
 
-Everything is computed from unsquared factors. With F = [M_o Lambda^(1/2), sigma b_o, sigma L_o] (k x (2q + k); without
-sigma b_o where the noise is outside the structured subspace alone),
+What a step reports of itself stands in `step_metrics`; everything else is computed from unsquared factors. With
+F = [M_o Lambda^(1/2), sigma b_o, sigma L_o] (k x (2q + k); without sigma b_o where the noise is outside the structured
+subspace alone),
 
     C_oo = F F^T,    F = U S V^T,    P* = C_to C_oo^+ = T S^+ U^T,    T = M_t Lambda^(1/2) V_g,
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from byolsim.model.order import OrderParameters, SampledFeatures
+from byolsim.model.step import Run
 from byolsim.model.world import World
 
 Array = NDArray[np.float64]
@@ -77,7 +79,7 @@ OF_LINEAR_P = ("W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "W_excess")
 def order_metrics(order: OrderParameters, world: World, dtype: str = "float64") -> dict[str, Array]:
     """The metrics that are functions of the order parameters; each of shape (K, L), NaN where there is no value.
 
-    These are all the columns of `METRICS` but `loss`, `Hmax` and the two rates, which a training step reports itself.
+    These are all the columns of `METRICS` but those that a training step reports itself, `step_metrics`.
     `dtype` is that of the training, float64 or float32: it says how far the state can be trusted.
     """
     q, sigma, root_lam, root_plus = world.q, world.sigma, np.sqrt(world.lam), np.sqrt(world.variances_plus)
@@ -124,6 +126,15 @@ def sampled_metrics(features: SampledFeatures, world: World, dtype: str = "float
             columns |= _predictor_metrics(features.P, wiener)
             columns |= _feature_metrics(features.P, wiener, target)
         return columns | _encoder_metrics(features.b_o, features.L_o, world, dtype)
+
+
+def step_metrics(run: Run) -> dict[str, float]:
+    """The columns that a training step reports of itself, in plain form; every other backend logs them by these names.
+
+    The loss of its minibatch and the curvature estimate, NaN at epoch 0; the rates that it used, at epoch 0 the fixed
+    rate, NaN under the schedule.
+    """
+    return {"loss": run.loss, "Hmax": run.curvature.H, "lr_pred_t": run.rates.alpha, "lr_enc_t": run.rates.beta}
 
 
 @dataclass(frozen=True)

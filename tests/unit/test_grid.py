@@ -10,7 +10,7 @@ import pytest
 from byolsim.config import grid as config_grid
 from byolsim.config.grid import Runs, SweepConfig, expand, grid_of, logspace
 from byolsim.config.run import RunConfig
-from byolsim.simulate import group_key
+from byolsim.simulate import group_key, simulate_runs
 from byolsim.sweeps import grid
 from byolsim.sweeps.estimate import Trial, estimate
 from byolsim.sweeps.grid import tasks
@@ -99,3 +99,12 @@ def test_counts_are_exact_where_some_are_there(tmp_path):
     assert (len(plan.runs), sum(map(len, plan.todo))) == (32, 32 - there + 1)
     assert plan.run_steps == 8 * (32 - there + 1)
     assert plan.for_workers(7).run_steps == plan.run_steps
+
+
+@pytest.mark.parametrize("field, value", [("seed", 43), ("epochs", 9), ("dtype", "float32")])
+def test_runs_that_cannot_be_one_group_are_told_apart_by_name(field, value):
+    """Rates may differ, here in all three; the third run differs in a field that a group shares."""
+    first = {"epochs": 8, "seed": 42, "dtype": "float64"}
+    odd = RunConfig(**(first | {field: value}), lr_pred=1e-3)
+    with pytest.raises(ValueError, match=f"must share .*: {field} = {first[field]!r} and {value!r}$"):
+        simulate_runs([RunConfig(**first, lr_pred=0.1), RunConfig(**first, lr_pred=0.01), odd])

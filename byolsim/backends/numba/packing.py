@@ -32,7 +32,7 @@ def hyperparameters(group: Sequence[RunConfig]) -> np.ndarray:
 def initial_course(group: Sequence[RunConfig], P: np.ndarray) -> structures.Course:
     """The course of runs whose predictors are P (K, r, r), in the dtype of training, at the start."""
     K, r = len(group), group[0].d_latent
-    now = np.zeros((K, 8))
+    now = np.zeros((K, structures.NOW))
     now[:, [structures.H_T, structures.LOSS]] = np.nan
     now[:, [structures.ALPHA_T, structures.BETA_T]] = hyperparameters(group)[:, [structures.ALPHA, structures.BETA]]
     now[:, structures.SQUARE_P] = np.square(P, dtype=np.float64).sum(axis=(1, 2))

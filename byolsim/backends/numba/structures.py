@@ -23,9 +23,11 @@ H_T, H_FLOOR, TICKS, ALPHA_T, BETA_T, LOSS, SQUARE_P, SQUARE_B = range(8)
 """Columns of `Course.now`: the curvature estimate, its floor and updates so far, the rates in force, the loss of the
 last step that reported one, and the squared Frobenius norms of P and B_o."""
 
+NOW = SQUARE_B + 1
+
 LOGGED = {"loss": LOSS, "Hmax": H_T, "lr_pred_t": ALPHA_T, "lr_enc_t": BETA_T}
 LOGGED_OF_NOW = tuple(LOGGED.values())
-"""What a step reports of itself, by the names of `LogBlock.steps`, and the columns of `Course.now` that hold it."""
+"""`metrics.step_metrics`: the names, and the columns of `Course.now` that hold the values."""
 
 # Arrays of the dtype that the run trains in, float64 or float32.
 Real = NDArray[np.floating]
@@ -34,7 +36,7 @@ Real = NDArray[np.floating]
 class Course(NamedTuple):
     """Curvature estimate, rates, loss and counters of each run."""
 
-    now: NDArray[np.float64]  # (K, 8)
+    now: NDArray[np.float64]  # (K, NOW)
     average: NDArray[np.float64]  # (K, r, r) moving average of the feature covariance
     vector: NDArray[np.float64]  # (K, r) of the power iteration
     diverged: NDArray[np.int64]  # (K,) epoch of divergence, or -1

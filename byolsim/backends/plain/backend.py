@@ -11,6 +11,7 @@ from byolsim.backends.base import Backend, LogBlock, is_logged, rows_per_block
 from byolsim.backends.plain.samplers import Sampler, sampler_class
 from byolsim.config.run import RunConfig
 from byolsim.model.encoder import Start, initial_weights
+from byolsim.model.metrics import step_metrics
 from byolsim.model.order import OrderParameters
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.state import State
@@ -81,11 +82,6 @@ def _advance(t: int, run: Run, draw: Any, sampler: Sampler, rules: Rules) -> Run
     return step(t, run, sampler.evaluate(run.state, draw), rules)
 
 
-def reported(run: Run) -> dict[str, float]:
-    """What the last step reports of itself, by the names of `LogBlock.steps`."""
-    return {"loss": run.loss, "Hmax": run.curvature.H, "lr_pred_t": run.rates.alpha, "lr_enc_t": run.rates.beta}
-
-
 class _Log:
     """Rows of one block: of each logged epoch, the runs as they stood."""
 
@@ -116,7 +112,7 @@ class _Log:
         return LogBlock(
             epochs=epochs,
             order=OrderParameters(**{name: column(name) for name in (*MATRICES, "gap")}),
-            steps={name: column(name) for name in reported(self.runs[0])},
+            steps={name: column(name) for name in step_metrics(self.runs[0])},
             valid=column("valid"),
             diverged_epoch=np.array([run.diverged_epoch for run in self.runs]),
             clips=np.array([run.clips for run in self.runs]),
@@ -124,7 +120,7 @@ class _Log:
 
     def _row(self, run: Run) -> dict[str, Any]:
         """Order parameters and the step's own values; zero where the run has diverged."""
-        values = reported(run)
+        values = step_metrics(run)
         if run.diverged_epoch >= 0:
             k, q = len(run.state.P), self.sampler.world.q
             zero = {name: np.zeros((k, q if name.startswith("b_") else k)) for name in MATRICES}
