@@ -32,6 +32,7 @@ class RunRecord:
     ----------
     epochs : (L,) the logged epochs.
     columns : metric name -> (L,) values, NaN where a metric has no value.
+    spectra : name of a list -> (L, number), NaN likewise; empty where the run does not log them (`log_spectra`).
     status : `diverged` where the parameters stopped being finite or exceeded the bound; the rows before are kept.
     diverged_epoch : that epoch, else None.
     clips : steps at which a bound of the auto schedule was active.
@@ -49,6 +50,7 @@ class RunRecord:
     wall_s: float
     versions: Mapping[str, str] = field(default_factory=versions)
     processor: Mapping[str, str] = field(default_factory=processor)
+    spectra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def collapsed(self) -> bool:

@@ -34,7 +34,8 @@ def initial_course(group: Sequence[RunConfig], P: np.ndarray) -> structures.Cour
     K, r = len(group), group[0].d_latent
     now = np.zeros((K, structures.NOW))
     now[:, [structures.H_T, structures.LOSS]] = np.nan
-    now[:, [structures.ALPHA_T, structures.BETA_T]] = hyperparameters(group)[:, [structures.ALPHA, structures.BETA]]
+    in_force, given = (structures.ALPHA_T, structures.BETA_T, structures.TAU_T), hyperparameters(group)
+    now[:, list(in_force)] = given[:, [structures.ALPHA, structures.BETA, structures.TAU]]
     now[:, structures.SQUARE_P] = np.square(P, dtype=np.float64).sum(axis=(1, 2))
     return structures.Course(
         now=now,
