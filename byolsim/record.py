@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from byolsim.config.run import RunConfig
 from byolsim.machine.code import versions
 from byolsim.machine.processor import processor
 from byolsim.model.metrics import has_collapsed
+
+
+TABLES = "byolsim.store.columns"
+"""Who knows the columns of a file: found by its name when it is asked for, since a record is there without files."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +62,21 @@ class RunRecord:
         """Whether the features have vanished at the last row, relative to epoch 0 (`metrics.has_collapsed`)."""
         H = self.columns["Hmax_exact"]
         return bool(H.size and has_collapsed(H[-1], H[0]))
+
+    def to_arrow(self) -> Any:
+        """The rows as a `pyarrow.Table`, those of the run's file: epoch, columns, hyperparameters and spectra.
+
+        NaN is null. A spectrum is a column of lists, null in a row without a value; a run that logs none has no such
+        column.
+        """
+        return import_module(TABLES).to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """The same as a `pandas.DataFrame`; a spectrum is a column of arrays, None in a row without a value.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If pandas is not installed.
+        """
+        return self.to_arrow().to_pandas()

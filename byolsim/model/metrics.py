@@ -88,7 +88,7 @@ OF_LINEAR_MODELS = ("span_err", "gain_err")
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured at K x L states: columns, each (K, L), and lists of `SPECTRA`, each (K, L, number), if asked."""
+    """What was measured at K x L states: columns, each (K, L), and, if asked for, `SPECTRA`, each (K, L, number)."""
 
     columns: dict[str, Array]
     spectra: dict[str, Array]

@@ -129,7 +129,7 @@ def curvature_after(t: int, estimate: CurvatureEstimate, C_oo: Array, config: Ru
 
 
 def rates_in_force(curvature: CurvatureEstimate, P: Array, rules: Rules) -> Rates:
-    """alpha_t, beta_t and tau: the fixed rate, or min(c tau / H, limit) with H = max(H_t, H_floor) and P before the step."""
+    """alpha_t, beta_t and tau: fixed, or min(c tau / H, limit) with H = max(H_t, H_floor) and P before the step."""
     config = rules.config
     auto = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.weight_decay, rules.lambda_max_x)
     H, floored = max(curvature.H, curvature.H_floor), curvature.H_floor > curvature.H
