@@ -15,7 +15,6 @@ from byolsim.machine.code import versions
 from byolsim.machine.processor import processor
 from byolsim.model.metrics import has_collapsed
 
-
 TABLES = "byolsim.store.columns"
 """Who knows the columns of a file: found by its name when it is asked for, since a record is there without files."""
 

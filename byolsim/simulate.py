@@ -122,7 +122,7 @@ def _warm_up(tiny: RunConfig) -> None:
 def _measured(block: LogBlock, world: World, config: RunConfig) -> Measured:
     """All columns of one block, (K, L), and its spectra; the loss of epoch 0 is the population loss."""
     found = measure(block.order, world, config.dtype, config.log_spectra)
-    columns = found.columns | block.steps
+    columns = {**found.columns, **block.steps}
     columns["loss"] = np.where(block.epochs == 0, columns["loss_pop"], columns["loss"])
     return Measured(columns, found.spectra)
 

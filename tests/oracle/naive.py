@@ -145,8 +145,8 @@ def _descend(
 
     Rows: epoch, loss (of step t: before it; population loss at epoch 0), P, B_o, B_t (copies, after step t), Hmax (not
     floored; nan at epoch 0), lr_pred_t, lr_enc_t (used by step t; at epoch 0 the fixed rate, or nan for a scheduled
-    one), tau_t, and counts of steps so far: n_cap_pred, n_cap_enc (the scheduled rate met its cap) and n_floor (H was floored
-    while at least one rate followed the schedule).
+    one), tau_t, and counts of steps so far: n_cap_pred, n_cap_enc (the scheduled rate met its cap) and n_floor (H was
+    floored while at least one rate followed the schedule).
     """
     P, B_o, B_t = np.array(P, float), np.array(B_o, float), np.array(B_o, float)
     V_P, V_B = np.zeros_like(P), np.zeros_like(B_o)
@@ -336,8 +336,9 @@ def metrics(P: Array, B_o: Array, B_t: Array, A: Array, lam: Array, sigma: float
 
     Not here: loss, Hmax and the rates, which the trajectory returns. Beyond B_o = 0, None also stands where a
     definition divides by zero or takes the entropy of nothing: erank_pred at P C_oo P^T = 0, P_asymmetry and
-    commutator at P = 0, W_rel_sv_err at P* = 0, W_Fro_* where both the error and P* are 0, loss_rel at C_tt = 0 and W_excess where the loss is 0 too. Digits are
-    lost near collapse (see the top of the file).
+    commutator at P = 0, W_rel_sv_err at P* = 0, W_Fro_* where both the error and P* are 0, loss_rel at C_tt = 0,
+    W_excess where the loss is 0 too, and span_err where the gains w_k and w_k+1 have one modulus. Digits are lost near
+    collapse (see the top of the file).
     """
     r = P.shape[0]
     Sigma_s, Sigma_x = covariances(A, lam, sigma)

@@ -101,7 +101,7 @@ def test_counts_are_exact_where_some_are_there(tmp_path):
     assert plan.for_workers(7).run_steps == plan.run_steps
 
 
-@pytest.mark.parametrize("field, value", [("seed", 43), ("epochs", 9), ("dtype", "float32")])
+@pytest.mark.parametrize(("field", "value"), [("seed", 43), ("epochs", 9), ("dtype", "float32")])
 def test_runs_that_cannot_be_one_group_are_told_apart_by_name(field, value):
     """Rates may differ, here in all three; the third run differs in a field that a group shares."""
     first = {"epochs": 8, "seed": 42, "dtype": "float64"}
