@@ -109,7 +109,7 @@ def test_they_are_no_part_of_the_identity():
 
 
 def test_a_file_that_is_older_than_all_of_this_is_complete():
-    """Neither a new column nor a word of spectra: null, of the same run, and `run` says what it lacks."""
+    """Neither a new column nor a word of spectra: null, of the same run."""
     record = made_up(seed=3)
     path = stored(record)
     table = pq.read_table(path).drop_columns(list(YOUNG))
