@@ -39,6 +39,8 @@ LONG = (
     "unit/test_moments.py::test_second_moment_of_the_gradient",
     "unit/test_moments.py::test_trajectory_equals_the_plain_form",
     "unit/test_seal.py::test_a_column_copied_over_another_is_noticed_by_every_reader",
+    "unit/test_spectra.py::test_lists_cannot_be_compared_or_drawn",
+    "unit/test_spectra.py::test_runs_with_and_without_them_are_of_one_sweep",
     "unit/test_where.py::test_figs_select_by_the_last_row",
 )
 """Files and tests that take more than a second or two, draw figures or start processes."""

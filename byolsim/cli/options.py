@@ -147,6 +147,9 @@ def _click_option(name: str, field: FieldInfo) -> click.Option:
     text = f"{field.description}."
     if known(field).get("flag"):
         return click.Option([f"--{name}"], is_flag=True, default=None, help=text)
+    if known(field).get("switch"):
+        default = default_text(field)
+        return click.Option([f"--{name}/--no_{name}"], default=None, help=f"{text}  [default: {default}]")
     if typing.get_origin(bare) is typing.Literal:
         metavar = "[" + "|".join(typing.get_args(bare)) + "]"
     else:

@@ -18,7 +18,7 @@ class Known(TypedDict, total=False):
     outside_id: bool
     """Whether a run's id leaves it out: it does not decide its numbers, or another field says what it decides."""
     unstored: bool
-    """Whether it is no hyperparameter: neither a column nor told by a run's file."""
+    """Whether it is no hyperparameter: neither a column nor told by a run's file, nor a name that selects runs."""
     of_world: bool
     """Whether a world file says it, so that it cannot be given beside one."""
     of_start: bool
@@ -57,6 +57,8 @@ class Known(TypedDict, total=False):
     """Whether `option` is one minus the field, and `also` the field itself."""
     flag: bool
     """Whether the option takes no value."""
+    switch: bool
+    """Whether it takes none and has a second form, `--no_NAME`."""
     listed: bool
     """Whether the option takes a list as text."""
     repeated: bool
@@ -79,6 +81,11 @@ def known(field: FieldInfo) -> Mapping[str, Any]:
     """What was declared of a field with `hyper`."""
     extra = field.json_schema_extra
     return extra if isinstance(extra, dict) else {}
+
+
+def hyperparameters(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    """The fields of a model that are hyperparameters: all but those declared `unstored`."""
+    return {name: field for name, field in model.model_fields.items() if not known(field).get("unstored")}
 
 
 def names(model: type[BaseModel], fact: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from byolsim.config.fields import hyper, known, names
+from byolsim.config.fields import hyper, hyperparameters, known, names
 from byolsim.config.parsing import parse_correlation, parse_spectrum, tau_from_ema_m
 from byolsim.config.second_moments import read_moments
 from byolsim.version import NUMERICS_VERSION, SCHEMA_VERSION
@@ -77,6 +77,12 @@ def momentum(of: str, default: float) -> Any:
     return hyper(default, text, per_run=True, symbol=symbol, title=f"{of} momentum", told="always")
 
 
+def spectra(default: bool) -> Any:
+    """Whether spectra are logged differs between one run and a grid in its default alone."""
+    text = "log spectra too, lists with a number a mode or dimension; no part of a run's id"
+    return hyper(default, text, outside_id=True, unstored=True, switch=True)
+
+
 class Frozen(BaseModel):
     """Strict and immutable: a value is of its declared type or refused."""
 
@@ -96,6 +102,7 @@ class Shared(Frozen):
         2000, "training steps T; each uses one fresh minibatch", symbol="T", told="never"
     )
     log_every: Period = hyper(10, "epochs between logged rows; never changes the trajectory", told="never")
+    log_spectra: bool = spectra(True)
     mom_pred: Momentum = momentum("predictor", 0.95)
     mom_enc: Momentum = momentum("encoder", 0.95)
     pred_update_every: Period = hyper(1, "the predictor steps only at multiples of this")
@@ -467,6 +474,11 @@ class RunConfig(Shared):
         do not use it.
         """
         return identity(self.model_dump(), SCHEMA_VERSION, NUMERICS_VERSION)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The values of all hyperparameters: what columns and files hold, and the id is a hash of."""
+        return {name: getattr(self, name) for name in hyperparameters(type(self))}
 
     def to_json(self) -> str:
         """The resolved configuration as JSON text; `RunConfig(**json.loads(text))` gives it back."""

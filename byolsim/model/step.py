@@ -52,16 +52,18 @@ class Rules:
 
 
 class Rates(NamedTuple):
-    """Learning rates of a step, and which of the schedule's safeguards were active in it.
+    """Learning rates of a step, the rate of its EMA, and which of the schedule's safeguards were active in it.
 
     Attributes
     ----------
     alpha, beta : NaN for one that the schedule has not set yet.
+    tau : of the target's EMA.
     clips : the limit of alpha, the limit of beta, the floor of H_t.
     """
 
     alpha: float
     beta: float
+    tau: float
     clips: tuple[bool, bool, bool] = (False, False, False)
 
 
@@ -95,7 +97,7 @@ def start(state: State, rules: Rules, curvature: Curvature | None = None) -> Run
         state=state,
         memory=rules.predictor.start(state),
         curvature=CurvatureEstimate.of(len(state.P), config.power_iters, curvature),
-        rates=Rates(alpha, beta),
+        rates=Rates(alpha, beta, config.tau),
     )
 
 
@@ -128,7 +130,7 @@ def curvature_after(t: int, estimate: CurvatureEstimate, C_oo: Array, config: Ru
 
 
 def rates_in_force(curvature: CurvatureEstimate, P: Array, rules: Rules) -> Rates:
-    """alpha_t and beta_t: the fixed rate, or min(c tau / H, limit) with H = max(H_t, H_floor) and P before the step."""
+    """alpha_t, beta_t and tau: fixed, or min(c tau / H, limit) with H = max(H_t, H_floor) and P before the step."""
     config = rules.config
     auto = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.weight_decay, rules.lambda_max_x)
     H, floored = max(curvature.H, curvature.H_floor), curvature.H_floor > curvature.H
@@ -138,7 +140,7 @@ def rates_in_force(curvature: CurvatureEstimate, P: Array, rules: Rules) -> Rate
     if beta is None:
         beta, beta_cut = auto.beta(config.auto_beta_c, H, P.astype(np.float64))
     scheduled = config.lr_pred is None or config.lr_enc is None
-    return Rates(alpha, beta, (alpha_cut, beta_cut, floored and scheduled))
+    return Rates(alpha, beta, config.tau, (alpha_cut, beta_cut, floored and scheduled))
 
 
 def descend(t: int, state: State, G: Array, rates: Rates, config: RunConfig) -> State:

@@ -189,7 +189,8 @@ def test_default_sweep_is_80_runs_in_4_groups():
     split = tasks(runs, 8)
     assert len(split) >= 8
     assert {run.run_id for group in split for run in group} == {run.run_id for run in runs}
-    assert RunConfig(tau=1e-4, lr_pred=1e-5, auto_beta_c=0.4, mom_pred=0.9, mom_enc=0.9, lr_enc_mode="auto") in runs
+    momenta = {"mom_pred": 0.9, "mom_enc": 0.9, "log_spectra": False}
+    assert RunConfig(tau=1e-4, lr_pred=1e-5, auto_beta_c=0.4, lr_enc_mode="auto", **momenta) in runs
 
 
 @pytest.mark.parametrize(
