@@ -21,6 +21,8 @@ class Known(TypedDict, total=False):
     """Whether it is no hyperparameter: neither a column nor told by a run's file."""
     of_world: bool
     """Whether a world file says it, so that it cannot be given beside one."""
+    world_too: bool
+    """Whether `byolsim world` has its option, as it has those `of_world`."""
     compiled: bool
     """Whether it decides which kernels a run needs."""
     point: bool

@@ -30,7 +30,7 @@ class Start(NamedTuple):
 
 
 def initial_weights(config: RunConfig, world: World, initial: Start | None = None) -> Start:
-    """P (k, k), B_o and B_t (k, d) with no momentum, by the key (seed, d, k, init, architecture); or `initial`, if given.
+    """P (k, k), B_o and B_t (k, d) with no momentum, by the key (seed, d, k, init, architecture); or `initial`.
 
     `zero_pred`: B_o entries N(0, 1/d), P = 0. `random`: P entries N(0, 1/k) too. `pinv`: B_o = A^+, P = I. `modes`:
     B_o = V_k^T Q^T, the first k canonical directions as rows (orthonormal rows; beyond the structured subspace an
