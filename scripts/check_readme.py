@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/tutorial.md")
-COMMANDS = ("run", "sweep", "figs", "ls", "export", "all")
+COMMANDS = ("run", "sweep", "figs", "world", "ls", "export", "all")
 
 LONG = ("all --metric", "--epochs 200000", "--lr_enc_mode logspace")
 """Words of commands that take long, or do what another one does: they are given `--dry_run`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from byolsim.backends.base import ABILITIES, OPTIONS
-from byolsim.cli.options import COMMANDS, default_text, fields_by_option
+from byolsim.cli.options import COMMANDS, default_text, options_of
 from byolsim.config.describe import allowed
 from byolsim.model.metrics import METRICS
 from byolsim.model.modes import SPECTRA
@@ -40,10 +40,10 @@ with the canonical directions v_j of [The model](model.md#spectra), of which the
 def text() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
-    for command, models in COMMANDS.items():
+    for command in COMMANDS:
         parts.append(f"\n## byolsim {command}\n")
         parts += [_row("option", "default", "allowed", "meaning"), "|---|---|---|---|"]
-        for name, field in fields_by_option(*models):
+        for name, field in options_of(command):
             default = default_text(field)
             cells = (f"`{name}`", f"`{default}`" if default else "", allowed(field), str(field.description))
             parts.append(_row(*cells))

@@ -23,6 +23,8 @@ class Known(TypedDict, total=False):
     """Whether a world file says it, so that it cannot be given beside one."""
     of_start: bool
     """Whether it decides where a run starts, so that runs of a group that agree in all of these start at one place."""
+    world_too: bool
+    """Whether `byolsim world` has its option, as it has those `of_world`."""
     compiled: bool
     """Whether it decides which kernels a run needs."""
     point: bool

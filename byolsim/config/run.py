@@ -31,7 +31,7 @@ from pydantic import (
 
 from byolsim.config.fields import hyper, hyperparameters, known, names
 from byolsim.config.parsing import parse_correlation, parse_spectrum, tau_from_ema_m
-from byolsim.config.second_moments import read_moments
+from byolsim.config.world_file import read_moments
 from byolsim.version import NUMERICS_VERSION, SCHEMA_VERSION
 
 CPU_BACKENDS = ("numba", "numpy")
@@ -176,13 +176,20 @@ class Shared(Frozen):
         of_world=True,
     )
     world: Annotated[str, Field(min_length=1, max_length=4096)] | None = hyper(
-        None, "FILE.npz with second moments of the views, in place of all options above", outside_id=True
+        None,
+        "FILE.npz with second moments of the views, in place of all options above",
+        outside_id=True,
+        world_too=True,
     )
     world_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = hyper(
         None, "digest of the arrays of `world`", option=None
     )
     d_embed: Annotated[int, Field(ge=1, le=10_000)] | None = hyper(
-        None, "rows k of the encoder, and size of the predictor (d_latent)", symbol="k", title="embedding dimension"
+        None,
+        "rows k of the encoder, and size of the predictor (d_latent)",
+        symbol="k",
+        title="embedding dimension",
+        world_too=True,
     )
     init: Literal["zero_pred", "random", "pinv", "modes"] = hyper(
         "zero_pred",
@@ -379,7 +386,9 @@ class RunConfig(Shared):
         If a value has the wrong type or is out of range; `first_error` gives its one-line form.
     """
 
-    seed: Seed = hyper(42, "fixes the world, the initial weights and the data stream", point=True, key=5)
+    seed: Seed = hyper(
+        42, "fixes the world, the initial weights and the data stream", point=True, key=5, world_too=True
+    )
     batch_size: BatchSize = hyper(64, "minibatch size n", point=True, symbol="n", title="batch size", log=True, key=1)
     lr_pred: ScheduledRate = hyper(
         1e-3,
