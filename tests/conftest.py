@@ -25,8 +25,8 @@ LONG = (
     "unit/test_house.py::test_the_package_itself_is_light",
     "unit/test_house.py::test_the_plain_backend_loads_no_numba",
     "unit/test_house.py::test_the_signals_are_in_hand_before_anything_large_is_imported",
-    "unit/test_moments.py::test_second_moment_of_the_gradient",
     "unit/test_moments.py::test_trajectory_equals_the_plain_form",
+    "unit/test_moments_algebra.py::test_second_moment_of_the_gradient",
 )
 """Files and tests that take more than a second or two, draw figures or start processes."""
 
