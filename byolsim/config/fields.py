@@ -21,6 +21,8 @@ class Known(TypedDict, total=False):
     """Whether it is no hyperparameter: neither a column nor told by a run's file."""
     of_world: bool
     """Whether a world file says it, so that it cannot be given beside one."""
+    of_start: bool
+    """Whether it decides where a run starts, so that runs of a group that agree in all of these start at one place."""
     compiled: bool
     """Whether it decides which kernels a run needs."""
     point: bool

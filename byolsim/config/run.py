@@ -182,11 +182,14 @@ class Shared(Frozen):
         "start: P = 0 and B_o Gaussian; P Gaussian too; B_o = A^+ and P = I; or the first k canonical directions and "
         "P = I",
         per_run=True,
+        of_start=True,
     )
-    init_scale: InitScale = hyper(None, "factor on the initial encoder (1)", per_run=True, log=True)
-    init_pred_scale: InitScale = hyper(None, "factor on the initial predictor (1)", per_run=True, log=True)
+    init_scale: InitScale = hyper(None, "factor on the initial encoder (1)", per_run=True, of_start=True, log=True)
+    init_pred_scale: InitScale = hyper(
+        None, "factor on the initial predictor (1)", per_run=True, of_start=True, log=True
+    )
     target_init: Annotated[Literal["copy", "zero", "independent"] | None, AfterValidator(_null_at("copy"))] = hyper(
-        None, "start of the target (copy): the online encoder, 0, or a draw of its own", per_run=True
+        None, "start of the target (copy): the online encoder, 0, or a draw of its own", per_run=True, of_start=True
     )
     enc: Literal["linear", "mlp"] = hyper("linear", "encoder")
     pred: Literal["linear", "mlp"] = hyper("linear", "predictor")

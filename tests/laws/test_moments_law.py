@@ -203,7 +203,7 @@ def test_a_forgotten_posterior_covariance_is_caught(program, explicit_sample, mo
     arrays = reduced_arrays.reduced_world
 
     def without_K(config, world):
-        return arrays(config, world)._replace(root_K=np.eye(world.r))
+        return arrays(config, world)._replace(root=np.eye(world.q))
 
     monkeypatch.setattr(reduced, "reduced_world", without_K)
     assert smallest_p(program("n>3r", "reduced"), explicit_sample("n>3r"))[0] < ALARM

@@ -204,7 +204,7 @@ def packed(P, c_alpha, c_beta, H, rule):
 
     config = small(auto_alpha_c=c_alpha, auto_beta_c=c_beta, ema_m=0.7, mom_pred=0.9, mom_enc=0.5, weight_decay=0.1)
     world = World.from_config(config)
-    course = packing.initial_course([config], P[None])
+    course = packing.initial_course([config], P[None], P[None])
     course.now[0, structures.H_T] = H
     arrays = world_arrays(config, world)._replace(lambda_max_x=rule.lambda_max_x)
     return course, packing.hyperparameters([config]), arrays, packing.work_arrays(config, world.d)

@@ -10,6 +10,7 @@ from byolsim.backends.base import Backend, LogBlock, is_logged, rows_per_block
 from byolsim.backends.numba import packing
 from byolsim.backends.numba.samplers import sampler_class
 from byolsim.config.run import RunConfig
+from byolsim.model.encoder import Start
 from byolsim.model.samplers import sampler_of
 from byolsim.model.world import World
 
@@ -35,22 +36,29 @@ class NumbaBackend(Backend):
         for _ in self.simulate(World.from_config(tiny), [tiny], lambda epochs: None):
             pass
 
-    def simulate(self, world: World, group: Sequence[RunConfig], progress: Callable[[int], None]) -> Iterator[LogBlock]:
+    def simulate(
+        self,
+        world: World,
+        group: Sequence[RunConfig],
+        progress: Callable[[int], None],
+        initial: Start | None = None,
+    ) -> Iterator[LogBlock]:
         """Train a group; see `Backend.simulate`."""
         config = group[0]
-        sampler = sampler_class(config)(group, world)
-        rows = min(rows_per_block(len(group), world.r), config.epochs // config.log_every + 2)
-        log = packing.empty_log(len(group), rows, world.r)
+        sampler = sampler_class(config)(group, world, initial)
+        rows = min(rows_per_block(len(group), config), config.epochs // config.log_every + 2)
+        shape = len(group), rows, config.k, world.q
+        log = packing.empty_log(*shape)
         epochs: list[int] = [0]
         sampler.snapshot(0, log)
-        for draws, lo, hi, done in _calls(config, sampler_of(config).blocks()):
+        for draws, lo, hi, done in _calls(config, sampler_of(config).blocks(after=initial.epoch if initial else 0)):
             epoch = done + hi
             sampler.steps(draws, lo, hi, done + 1, is_logged(config, epoch))
             progress(hi - lo)
             if is_logged(config, epoch):
                 if len(epochs) == log.gap.shape[1]:
                     yield packing.log_block(epochs, log, sampler.course)
-                    log = packing.empty_log(len(group), rows, world.r)
+                    log = packing.empty_log(*shape)
                     epochs.clear()
                 sampler.snapshot(len(epochs), log)
                 epochs.append(epoch)

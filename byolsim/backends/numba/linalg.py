@@ -72,10 +72,23 @@ def _reflect(W, k, factor):
 
 
 @kernel
+def leave_span(M, Q, inside, along):
+    """M <- M - (M Q) Q^T for a Q (d, q) with orthonormal columns; M as it is if it has none.
+
+    `inside` (k, q) and `along` (k, d) are work space.
+    """
+    if Q.shape[1] == 0:
+        return
+    np.dot(M, Q, inside)
+    np.dot(inside, Q.T, along)
+    subtract(M, along)
+
+
+@kernel
 def share_bartlett(row, factor, W, W_T):
-    """W (q, m), lower triangular or trapezoidal, as factor times the start of a row of draws; W_T its first rows^T."""
-    q, m = W.shape
-    for i in range(q):
+    """W (white, m), lower triangular or trapezoidal, factor times the start of a row of draws; W_T its first rows^T."""
+    white, m = W.shape
+    for i in range(white):
         for j in range(min(i + 1, m)):
             W[i, j] = factor * row[i * m + j]
     for i in range(W_T.shape[1]):

@@ -29,17 +29,18 @@ def hyperparameters(group: Sequence[RunConfig]) -> np.ndarray:
     return hyper
 
 
-def initial_course(group: Sequence[RunConfig], P: np.ndarray) -> structures.Course:
-    """The course of runs whose predictors are P (K, r, r), in the dtype of training, at the start."""
-    K, r = len(group), group[0].d_latent
+def initial_course(group: Sequence[RunConfig], P: np.ndarray, B_o: np.ndarray) -> structures.Course:
+    """The course at the start, with predictors P (K, k, k) and encoders B_o (K, k, .), in the dtype of training."""
+    K, k = len(group), P.shape[-1]
     now = np.zeros((K, 8))
     now[:, [structures.H_T, structures.LOSS]] = np.nan
     now[:, [structures.ALPHA_T, structures.BETA_T]] = hyperparameters(group)[:, [structures.ALPHA, structures.BETA]]
     now[:, structures.SQUARE_P] = np.square(P, dtype=np.float64).sum(axis=(1, 2))
+    now[:, structures.SQUARE_B] = [np.square(B, dtype=np.float64).sum() for B in B_o]
     return structures.Course(
         now=now,
-        average=np.zeros((K, r, r)),
-        vector=np.full((K, r), 1 / np.sqrt(r)),
+        average=np.zeros((K, k, k)),
+        vector=np.full((K, k), 1 / np.sqrt(k)),
         diverged=np.full(K, -1),
         clips=np.zeros((K, 3), np.int64),
     )
@@ -47,30 +48,30 @@ def initial_course(group: Sequence[RunConfig], P: np.ndarray) -> structures.Cour
 
 def work_arrays(config: RunConfig, columns: int) -> structures.Work:
     """The work space of a step whose encoder has so many columns; 0 where a sampler has one of its own."""
-    dtype, r = np.dtype(config.dtype), config.d_latent
-    rows = r if columns else 0
+    dtype, k = np.dtype(config.dtype), config.k
+    rows = k if columns else 0
     return structures.Work(
         G=np.zeros((rows, columns), dtype),
         grad_P=np.zeros((rows, rows), dtype),
         grad_B=np.zeros((rows, columns), dtype),
-        C=np.zeros((r, r), dtype),
-        image=np.zeros(r),
-        square=np.zeros((r, r)),
+        C=np.zeros((k, k), dtype),
+        image=np.zeros(k),
+        square=np.zeros((k, k)),
     )
 
 
-def empty_log(K: int, rows: int, r: int) -> structures.Log:
+def empty_log(K: int, rows: int, k: int, q: int) -> structures.Log:
     """A log with room for `rows` epochs."""
 
-    def matrix() -> np.ndarray:
-        return np.zeros((K, rows, r, r))
+    def matrix(columns: int) -> np.ndarray:
+        return np.zeros((K, rows, k, columns))
 
     return structures.Log(
-        P=matrix(),
-        b_o=matrix(),
-        L_o=matrix(),
-        b_t=matrix(),
-        L_t=matrix(),
+        P=matrix(k),
+        b_o=matrix(q),
+        L_o=matrix(k),
+        b_t=matrix(q),
+        L_t=matrix(k),
         gap=np.zeros((K, rows)),
         steps=np.zeros((K, rows, len(structures.LOGGED))),
         valid=np.zeros((K, rows), np.bool_),

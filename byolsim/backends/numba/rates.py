@@ -30,16 +30,16 @@ from byolsim.model.state import DIVERGENCE_BOUND
 
 
 @kernel
-def curvature_tick(k, hyper, course, work):
+def curvature_tick(run, hyper, course, work):
     """`schedule.CurvatureEstimate.tick` with the feature covariance in `work.C`."""
-    now, C, S, v, image = course.now, work.C, course.average[k], course.vector[k], work.image
+    now, C, S, v, image = course.now, work.C, course.average[run], course.vector[run], work.image
     r = v.size
-    now[k, TICKS] += 1.0
+    now[run, TICKS] += 1.0
     for i in range(r):
         for j in range(r):
             S[i, j] = fma(1.0 - AVERAGE_RATE, S[i, j], AVERAGE_RATE * C[i, j])
-    correction = 1.0 / (1.0 - (1.0 - AVERAGE_RATE) ** now[k, TICKS])
-    iterations = FIRST_ITERATIONS if now[k, TICKS] == 1.0 else int(hyper[k, POWER_ITERS])
+    correction = 1.0 / (1.0 - (1.0 - AVERAGE_RATE) ** now[run, TICKS])
+    iterations = FIRST_ITERATIONS if now[run, TICKS] == 1.0 else int(hyper[run, POWER_ITERS])
     for iteration in range(iterations + 1):
         square, quotient = 0.0, 0.0
         for i in range(r):
@@ -47,58 +47,60 @@ def curvature_tick(k, hyper, course, work):
             square += image[i] * image[i]
             quotient += image[i] * v[i]
         if iteration == iterations:
-            now[k, H_T] = quotient
+            now[run, H_T] = quotient
         elif square > 0.0:
             inverse = 1.0 / np.sqrt(square)
             for i in range(r):
                 v[i] = image[i] * inverse
-    if now[k, TICKS] == 1.0:
-        now[k, H_FLOOR] = max(FLOOR_FRACTION * now[k, H_T], FLOOR_MINIMUM)
+    if now[run, TICKS] == 1.0:
+        now[run, H_FLOOR] = max(FLOOR_FRACTION * now[run, H_T], FLOOR_MINIMUM)
 
 
 @inlined
-def beta_may_be_cut(k, lambda_max_x, hyper, now):
+def beta_may_be_cut(run, lambda_max_x, hyper, now):
     """Whether beta could exceed its limit: ||P||_F >= ||P||_2, and where the larger does not cut, neither does."""
-    if not hyper[k, C_BETA] > 0:
+    if not hyper[run, C_BETA] > 0:
         return False
-    rate = hyper[k, C_BETA] * hyper[k, TAU] / max(now[k, H_T], now[k, H_FLOOR])
-    return rate * (lambda_max_x * now[k, SQUARE_P] + hyper[k, ETA]) > LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_B])
+    rate = hyper[run, C_BETA] * hyper[run, TAU] / max(now[run, H_T], now[run, H_FLOOR])
+    return rate * (lambda_max_x * now[run, SQUARE_P] + hyper[run, ETA]) > LIMIT_FRACTION * 2.0 * (
+        1.0 + hyper[run, MU_B]
+    )
 
 
 @inlined
-def set_rates(k, P, may_be_cut, lambda_max_x, square, hyper, now, clips):
+def set_rates(run, P, may_be_cut, lambda_max_x, square, hyper, now, clips):
     """`schedule.AutoRates` at the parameters before the step; fixed rates stay as they are.
 
     P is read only where beta `may_be_cut`.
     """
-    scheduled_P, scheduled_B = hyper[k, C_ALPHA] > 0, hyper[k, C_BETA] > 0
+    scheduled_P, scheduled_B = hyper[run, C_ALPHA] > 0, hyper[run, C_BETA] > 0
     if not (scheduled_P or scheduled_B):
         return
-    H, eta = now[k, H_T], hyper[k, ETA]
-    if now[k, H_FLOOR] > H:
-        H = now[k, H_FLOOR]
-        clips[k, CLIP_FLOOR] += 1
+    H, eta = now[run, H_T], hyper[run, ETA]
+    if now[run, H_FLOOR] > H:
+        H = now[run, H_FLOOR]
+        clips[run, CLIP_FLOOR] += 1
     if scheduled_P:
-        rate = hyper[k, C_ALPHA] * hyper[k, TAU] / H
-        limit = LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_P]) / (H + eta)
+        rate = hyper[run, C_ALPHA] * hyper[run, TAU] / H
+        limit = LIMIT_FRACTION * 2.0 * (1.0 + hyper[run, MU_P]) / (H + eta)
         if rate > limit:
             rate = limit
-            clips[k, CLIP_PRED] += 1
-        now[k, ALPHA_T] = rate
+            clips[run, CLIP_PRED] += 1
+        now[run, ALPHA_T] = rate
     if scheduled_B:
-        rate = hyper[k, C_BETA] * hyper[k, TAU] / H
-        top = LIMIT_FRACTION * 2.0 * (1.0 + hyper[k, MU_B])
+        rate = hyper[run, C_BETA] * hyper[run, TAU] / H
+        top = LIMIT_FRACTION * 2.0 * (1.0 + hyper[run, MU_B])
         if may_be_cut:
             curvature = lambda_max_x * spectral_norm_squared(P, square) + eta
             if rate * curvature > top:
                 rate = top / curvature
-                clips[k, CLIP_ENC] += 1
-        now[k, BETA_T] = rate
+                clips[run, CLIP_ENC] += 1
+        now[run, BETA_T] = rate
 
 
 @inlined
-def check_divergence(k, t, now, diverged):
-    """Note the epoch t if a norm of run k exceeds the bound or is not a number."""
+def check_divergence(run, t, now, diverged):
+    """Note the epoch t if a norm of the run exceeds the bound or is not a number."""
     bound = DIVERGENCE_BOUND**2
-    if not (now[k, SQUARE_P] <= bound and now[k, SQUARE_B] <= bound):
-        diverged[k] = t
+    if not (now[run, SQUARE_P] <= bound and now[run, SQUARE_B] <= bound):
+        diverged[run] = t

@@ -26,9 +26,9 @@ class Rule:
     Attributes
     ----------
     memory : the class of the memory.
-    start : the memory at epoch 0, of the runs of a group and their predictors (K, r, r).
-    after_step : kernel (k, P, memory) that makes of run k's P (r, r), after its gradient step, the one that the rule
-        wants; None for a rule that leaves it.
+    start : the memory at epoch 0, of the runs of a group and their predictors (K, k, k).
+    after_step : kernel (run, P, memory) that makes of the run's P (k, k), after its gradient step, the one that the
+        rule wants; None for a rule that leaves it.
     """
 
     memory: type[tuple[Any, ...]]
@@ -45,16 +45,16 @@ RULES = {"learned": Rule(LearnedMemory, lambda group, P: LearnedMemory(), None)}
 
 
 def initial_memory(group: Sequence[RunConfig], P: np.ndarray) -> tuple[Any, ...]:
-    """The memory of a group's rule at epoch 0, from its predictors (K, r, r)."""
+    """The memory of a group's rule at epoch 0, from its predictors (K, k, k)."""
     return RULES[group[0].pred_rule].start(group, P)
 
 
-def follow(k, P, now, memory):
-    """In a kernel: the rule after run k's step, on its P (r, r), with the squared norm of the new one."""
+def follow(run, P, now, memory):
+    """In a kernel: the rule after the run's step, on its P (k, k), with the squared norm of the new one."""
 
 
-def follow_in_lane(k, M, lane, P, now, memory):
-    """In a kernel: the same where P is a lane of M (r, r, lanes); the array P (r, r) is work space."""
+def follow_in_lane(run, M, lane, P, now, memory):
+    """In a kernel: the same where P is a lane of M (k, k, lanes); the array P (k, k) is work space."""
 
 
 def _kernel(memory: Any) -> Any:
@@ -64,28 +64,28 @@ def _kernel(memory: Any) -> Any:
 
 
 @overload(follow, inline="always")
-def _follow(k, P, now, memory):
+def _follow(run, P, now, memory):
     after_step = _kernel(memory)
     if after_step is None:
-        return lambda k, P, now, memory: None
+        return lambda run, P, now, memory: None
 
-    def set_predictor(k, P, now, memory):
-        after_step(k, P, memory)
-        now[k, SQUARE_P] = sum_squares(P)
+    def set_predictor(run, P, now, memory):
+        after_step(run, P, memory)
+        now[run, SQUARE_P] = sum_squares(P)
 
     return set_predictor
 
 
 @overload(follow_in_lane, inline="always")
-def _follow_in_lane(k, M, lane, P, now, memory):
+def _follow_in_lane(run, M, lane, P, now, memory):
     after_step = _kernel(memory)
     if after_step is None:
-        return lambda k, M, lane, P, now, memory: None
+        return lambda run, M, lane, P, now, memory: None
 
-    def set_predictor(k, M, lane, P, now, memory):
+    def set_predictor(run, M, lane, P, now, memory):
         P[:] = M[:, :, lane]
-        after_step(k, P, memory)
-        now[k, SQUARE_P] = sum_squares(P)
+        after_step(run, P, memory)
+        now[run, SQUARE_P] = sum_squares(P)
         M[:, :, lane] = P
 
     return set_predictor

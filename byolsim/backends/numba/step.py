@@ -31,35 +31,37 @@ IN_CACHE = 2048
 
 
 @inlined
-def update(k, t, lambda_max_x, hyper, state, course, work, memory):
-    """Step t of run k from `work.G` and `work.grad_P`, which is G B_o^T."""
-    P, now, clips = state.P[k], course.now, course.clips
+def update(run, t, lambda_max_x, hyper, state, course, work, memory):
+    """Step t of a run from `work.G` and `work.grad_P`, which is G B_o^T."""
+    P, now, clips = state.P[run], course.now, course.clips
     real = P.dtype.type
-    may_be_cut = beta_may_be_cut(k, lambda_max_x, hyper, now)
-    set_rates(k, P, may_be_cut, lambda_max_x, work.square, hyper, now, clips)
-    pred_steps, enc_steps = t % int(hyper[k, PRED_EVERY]) == 0, t % int(hyper[k, ENC_EVERY]) == 0
+    may_be_cut = beta_may_be_cut(run, lambda_max_x, hyper, now)
+    set_rates(run, P, may_be_cut, lambda_max_x, work.square, hyper, now, clips)
+    pred_steps, enc_steps = t % int(hyper[run, PRED_EVERY]) == 0, t % int(hyper[run, ENC_EVERY]) == 0
     if enc_steps:
         np.dot(P.T, work.G, work.grad_B)
-    eta, tau, keep = real(hyper[k, ETA]), real(hyper[k, TAU]), real(hyper[k, KEEP])
+    eta, tau, keep = real(hyper[run, ETA]), real(hyper[run, TAU]), real(hyper[run, KEEP])
     if pred_steps:
-        rate, mu = real(now[k, ALPHA_T]), real(hyper[k, MU_P])
-        now[k, SQUARE_P] = _heavy_ball(P.reshape(-1), state.V_P[k].reshape(-1), work.grad_P.reshape(-1), rate, mu, eta)
-    follow(k, P, now, memory)
-    B_o, V_B, B_t = state.B_o[k].reshape(-1), state.V_B[k].reshape(-1), state.B_t[k].reshape(-1)
-    rate, mu = real(now[k, BETA_T]), real(hyper[k, MU_B])
-    gradient, lost = work.grad_B.reshape(-1), state.lost[k].reshape(-1)
+        rate, mu = real(now[run, ALPHA_T]), real(hyper[run, MU_P])
+        now[run, SQUARE_P] = _heavy_ball(
+            P.reshape(-1), state.V_P[run].reshape(-1), work.grad_P.reshape(-1), rate, mu, eta
+        )
+    follow(run, P, now, memory)
+    B_o, V_B, B_t = state.B_o[run].reshape(-1), state.V_B[run].reshape(-1), state.B_t[run].reshape(-1)
+    rate, mu = real(now[run, BETA_T]), real(hyper[run, MU_B])
+    gradient, lost = work.grad_B.reshape(-1), state.lost[run].reshape(-1)
     if not enc_steps:
         _average(B_o, B_t, lost, tau, keep)
     elif P.itemsize == 8:
-        now[k, SQUARE_B] = _heavy_ball_and_average(B_o, V_B, B_t, gradient, rate, mu, eta, tau, keep)
+        now[run, SQUARE_B] = _heavy_ball_and_average(B_o, V_B, B_t, gradient, rate, mu, eta, tau, keep)
     else:
         square = 0.0
         for lo in range(0, B_o.size, IN_CACHE):
             hi = min(lo + IN_CACHE, B_o.size)
             square += _heavy_ball(B_o[lo:hi], V_B[lo:hi], gradient[lo:hi], rate, mu, eta)
             _average(B_o[lo:hi], B_t[lo:hi], lost[lo:hi], tau, keep)
-        now[k, SQUARE_B] = square
-    check_divergence(k, t, now, course.diverged)
+        now[run, SQUARE_B] = square
+    check_divergence(run, t, now, course.diverged)
 
 
 @kernel

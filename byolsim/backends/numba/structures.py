@@ -35,8 +35,8 @@ class Course(NamedTuple):
     """Curvature estimate, rates, loss and counters of each run."""
 
     now: NDArray[np.float64]  # (K, 8)
-    average: NDArray[np.float64]  # (K, r, r) moving average of the feature covariance
-    vector: NDArray[np.float64]  # (K, r) of the power iteration
+    average: NDArray[np.float64]  # (K, k, k) moving average of the feature covariance
+    vector: NDArray[np.float64]  # (K, k) of the power iteration
     diverged: NDArray[np.int64]  # (K,) epoch of divergence, or -1
     clips: NDArray[np.int64]  # (K, 3)
 
@@ -44,12 +44,12 @@ class Course(NamedTuple):
 class Work(NamedTuple):
     """Between a sampler and the rest of the step: what the sampler computes, and the work space of the schedule."""
 
-    G: Real  # (r, d) residual gradient; of size 0 in the reduced form, and so for the gradients
-    grad_P: Real  # (r, r)
-    grad_B: Real  # (r, d)
-    C: Real  # (r, r) feature covariance, on the ticks of the schedule's clock
-    image: NDArray[np.float64]  # (r,) of the power iteration
-    square: NDArray[np.float64]  # (r, r) P^T P
+    G: Real  # (k, d) residual gradient; of size 0 in the reduced form, and so for the gradients
+    grad_P: Real  # (k, k)
+    grad_B: Real  # (k, d)
+    C: Real  # (k, k) feature covariance, on the ticks of the schedule's clock
+    image: NDArray[np.float64]  # (k,) of the power iteration
+    square: NDArray[np.float64]  # (k, k) P^T P
 
 
 class Log(NamedTuple):

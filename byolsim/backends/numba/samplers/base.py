@@ -10,6 +10,7 @@ import numpy as np
 
 from byolsim.backends.numba import structures
 from byolsim.config.run import RunConfig
+from byolsim.model.encoder import Start
 from byolsim.model.world import World
 
 
@@ -24,8 +25,8 @@ class Sampler(ABC):
     course: structures.Course
 
     @abstractmethod
-    def __init__(self, group: Sequence[RunConfig], world: World) -> None:
-        """The group at epoch 0."""
+    def __init__(self, group: Sequence[RunConfig], world: World, initial: Start | None = None) -> None:
+        """The group at epoch 0, where its configurations or `initial` say."""
 
     @staticmethod
     @abstractmethod

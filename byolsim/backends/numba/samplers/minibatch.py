@@ -20,23 +20,29 @@ from byolsim.backends.numba.step import update
 from byolsim.backends.numba.structures import AUTO_EVERY, LOSS, Real
 from byolsim.config.run import RunConfig
 from byolsim.machine.jit import fma, kernel
+from byolsim.model.encoder import Start
+from byolsim.model.samplers import view_key
 from byolsim.model.world import World
 
 
 class Views(NamedTuple):
     """The minibatch that the group shares."""
 
-    Z: Real  # (r, n) latents
+    Z: Real  # (q + c, n) latents
+    Z_common: Real  # (q, n) those of x, the first rows of Z
     X: Real  # (d, n)
     X_plus: Real  # (d, n)
+    noise: Real  # (d, n) isotropic noise of a view where it has a hole, (d, 0) in all other worlds
+    inside: Real  # (q, n) its part in the hole, or (q, 0)
+    along: Real  # (d, n) the same in all rows, or (d, 0)
 
 
 class SampleScratch(NamedTuple):
     """Work space of one run's step on the samples."""
 
-    Z_o: Real  # (r, n) B_o X
-    Z_t: Real  # (r, n) B_t X+
-    D: Real  # (r, n) (P Z_o - Z_t) / n
+    Z_o: Real  # (k, n) B_o X
+    Z_t: Real  # (k, n) B_t X+
+    D: Real  # (k, n) (P Z_o - Z_t) / n
 
 
 class MomentScratch(NamedTuple):
@@ -45,59 +51,63 @@ class MomentScratch(NamedTuple):
     S_xx: Real  # (d, d) X X^T / n
     S_px: Real  # (d, d) X+ X^T / n
     S_pp: Real  # (d, d) X+ X+^T / n
-    BS_o: Real  # (r, d) B_o S_xx
-    BS_t: Real  # (r, d) B_t S_px
-    BS_p: Real  # (r, d) B_t S_pp
-    PB: Real  # (r, d) P B_o
+    BS_o: Real  # (k, d) B_o S_xx
+    BS_t: Real  # (k, d) B_t S_px
+    BS_p: Real  # (k, d) B_t S_pp
+    PB: Real  # (k, d) P B_o
 
 
-def second_moments_pay(n: int, d: int, r: int) -> bool:
+def second_moments_pay(n: int, d: int, k: int) -> bool:
     """Whether a minibatch step is cheaper on the second moments of the samples than on the samples.
 
-    A run needs 6 n d r operations on the samples. On S_xx and S_px it needs 4 d^2 r, and the group 4 n d^2 to form
+    A run needs 6 n d k operations on the samples. On S_xx and S_px it needs 4 d^2 k, and the group 4 n d^2 to form
     them, a share of n d^2 / 5 in a group of 20. A function of the shape alone, so that a run's bits do not depend on
     its group.
     """
-    return n * (6 * r - d / 5) > 4 * d * r
+    return n * (6 * k - d / 5) > 4 * d * k
 
 
 class Minibatch(Whole):
     """`gradients.sample_residual_gradient`, or `gradients.moment_residual_gradient` where it is the cheaper one."""
 
-    def __init__(self, group: Sequence[RunConfig], world: World) -> None:
-        super().__init__(group, world)
-        dtype, n, r, d = np.dtype(group[0].dtype), group[0].batch_size, world.r, world.d
+    def __init__(self, group: Sequence[RunConfig], world: World, initial: Start | None = None) -> None:
+        super().__init__(group, world, initial)
+        dtype, n, k, q, d = np.dtype(group[0].dtype), group[0].batch_size, group[0].k, world.q, world.d
+        Z, in_hole = np.zeros((view_key(group[0], n).latents, n), dtype), 0 if world.hole is None else n
 
         def real(rows: int, columns: int) -> np.ndarray:
             return np.zeros((rows, columns), dtype)
 
-        self.views = Views(Z=real(r, n), X=real(d, n), X_plus=real(d, n))
+        self.views = Views(
+            Z=Z, Z_common=Z[:q], X=real(d, n), X_plus=real(d, n),
+            noise=real(d, in_hole), inside=real(q, in_hole), along=real(d, in_hole),
+        )  # fmt: skip
         self.kernel: Any
         self.scratch: SampleScratch | MomentScratch
-        if second_moments_pay(n, d, r):
+        if second_moments_pay(n, d, k):
             self.kernel = second_moment_steps
             self.scratch = MomentScratch(
                 S_xx=real(d, d), S_px=real(d, d), S_pp=real(d, d),
-                BS_o=real(r, d), BS_t=real(r, d), BS_p=real(r, d), PB=real(r, d),
+                BS_o=real(k, d), BS_t=real(k, d), BS_p=real(k, d), PB=real(k, d),
             )  # fmt: skip
         else:
             self.kernel = sample_steps
-            self.scratch = SampleScratch(Z_o=real(r, n), Z_t=real(r, n), D=real(r, n))
+            self.scratch = SampleScratch(Z_o=real(k, n), Z_t=real(k, n), D=real(k, n))
 
     @staticmethod
     def numbers(config: RunConfig) -> int:
         """A row of draws, the views, what a step makes of them, weights and world."""
-        n, d, r = config.batch_size, config.d_obs, config.d_latent
-        made = 3 * d * d if second_moments_pay(n, d, r) else 3 * n * r
-        return n * (r + 2 * d) + 2 * n * d + made + 15 * r * d
+        n, d, k, q = config.batch_size, config.d_obs, config.k, config.structured
+        made = 3 * d * d if second_moments_pay(n, d, k) else 3 * n * k
+        return view_key(config, n).normals_per_step + 2 * n * d + made + (10 * k + 5 * q) * d
 
     @staticmethod
     def tiny(config: RunConfig) -> dict[str, Any]:
         """For the second moments, the smallest minibatch for which they pay."""
-        if not second_moments_pay(config.batch_size, config.d_obs, config.d_latent):
+        if not second_moments_pay(config.batch_size, config.d_obs, config.k):
             return {}
-        d, r = TINY["d_obs"], TINY["d_latent"]
-        return {"batch_size": next(n for n in count(1) if second_moments_pay(n, d, r))}
+        d, k = TINY["d_obs"], TINY["d_latent"]
+        return {"batch_size": next(n for n in count(1) if second_moments_pay(n, d, k))}
 
     def steps(self, draws: np.ndarray, lo: int, hi: int, first: int, want_loss: bool) -> None:
         """See `sample_steps` and `second_moment_steps`."""
@@ -119,22 +129,22 @@ def sample_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, w
     for s in range(lo, hi):
         _form_views(draws[s], world, views)
         t = first + s
-        for k in range(diverged.size):
-            if diverged[k] >= 0:
+        for run in range(diverged.size):
+            if diverged[run] >= 0:
                 continue
-            np.dot(B_os[k], X, Z_o)
-            np.dot(B_ts[k], X_plus, Z_t)
-            np.dot(Ps[k], Z_o, D)
+            np.dot(B_os[run], X, Z_o)
+            np.dot(B_ts[run], X_plus, Z_t)
+            np.dot(Ps[run], Z_o, D)
             subtract_and_scale(flat_D, flat_Z_t, inverse_n)
             if want_loss and s == hi - 1:
-                now[k, LOSS] = 0.5 * n * sum_squares(D)
+                now[run, LOSS] = 0.5 * n * sum_squares(D)
             np.dot(D, X_T, G)
             np.dot(D, Z_o_T, grad_P)  # D Z_o^T = G B_o^T, with n columns in place of d
-            if (t - 1) % int(hyper[k, AUTO_EVERY]) == 0:
+            if (t - 1) % int(hyper[run, AUTO_EVERY]) == 0:
                 np.dot(Z_o, Z_o.T, work.C)
                 scale(work.C, inverse_n)
-                curvature_tick(k, hyper, course, work)
-            update(k, t, world.lambda_max_x, hyper, state, course, work, memory)
+                curvature_tick(run, hyper, course, work)
+            update(run, t, world.lambda_max_x, hyper, state, course, work, memory)
 
 
 @kernel
@@ -155,25 +165,31 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
             np.dot(views.X_plus, views.X_plus.T, scratch.S_pp)
             scale(scratch.S_pp, inverse_n)
         t = first + s
-        for k in range(diverged.size):
-            if diverged[k] >= 0:
+        for run in range(diverged.size):
+            if diverged[run] >= 0:
                 continue
-            np.dot(state.B_o[k], scratch.S_xx, scratch.BS_o)
-            np.dot(state.B_t[k], scratch.S_px, scratch.BS_t)
-            np.dot(state.P[k], scratch.BS_o, G)
+            np.dot(state.B_o[run], scratch.S_xx, scratch.BS_o)
+            np.dot(state.B_t[run], scratch.S_px, scratch.BS_t)
+            np.dot(state.P[run], scratch.BS_o, G)
             if want_loss and s == hi - 1:
-                now[k, LOSS] = _moment_loss(k, state, G, scratch)
+                now[run, LOSS] = _moment_loss(run, state, G, scratch)
             subtract(G, scratch.BS_t)
-            np.dot(G, state.B_o[k].T, work.grad_P)
-            if (t - 1) % int(hyper[k, AUTO_EVERY]) == 0:
-                np.dot(scratch.BS_o, state.B_o[k].T, work.C)
-                curvature_tick(k, hyper, course, work)
-            update(k, t, world.lambda_max_x, hyper, state, course, work, memory)
+            np.dot(G, state.B_o[run].T, work.grad_P)
+            if (t - 1) % int(hyper[run, AUTO_EVERY]) == 0:
+                np.dot(scratch.BS_o, state.B_o[run].T, work.C)
+                curvature_tick(run, hyper, course, work)
+            update(run, t, world.lambda_max_x, hyper, state, course, work, memory)
 
 
 @kernel
 def _form_views(row, world, views):
-    """x = A Lambda^(1/2) z + sigma e and x+ likewise with e+, from one row of `streams.minibatch_blocks`."""
+    """The samples of both views from one row of `streams.minibatch_blocks`.
+
+    x = A Lambda^(1/2) z + sigma e and x+ likewise with e+, the signal being formed once; `_form_any_views` elsewhere.
+    """
+    if not world.is_plain:
+        _form_any_views(row, world, views)
+        return
     r, n = views.Z.shape
     d = views.X.shape[0]
     for i in range(r):
@@ -187,6 +203,38 @@ def _form_views(row, world, views):
 
 
 @kernel
+def _form_any_views(row, world, views):
+    """x = A Lambda^(1/2) g_(1..q) + sigma Pi e and x+ = A_plus Lambda_plus^(1/2) g + sigma_plus Pi e+."""
+    latents, n = views.Z.shape
+    d = views.X.shape[0]
+    for i in range(latents):
+        for j in range(n):
+            views.Z[i, j] = world.root_lam_plus[i] * row[i * n + j]
+    np.dot(world.A, views.Z_common, views.X)
+    np.dot(world.A_plus, views.Z, views.X_plus)
+    if row.size > latents * n:  # no noise is drawn where there is none
+        _add_isotropic(views.X, world.sigma, row[latents * n : (latents + d) * n], world, views)
+        _add_isotropic(views.X_plus, world.sigma_plus, row[(latents + d) * n :], world, views)
+
+
+@kernel
+def _add_isotropic(X, sigma, normals, world, views):
+    """X <- X + sigma Pi E for the standard normals E (d, n)."""
+    flat, real = X.reshape(-1), X.dtype.type
+    if world.hole.shape[1] == 0:
+        _add_noise(flat, real(sigma), normals, flat)
+        return
+    noise = views.noise.reshape(-1)
+    for i in range(noise.size):
+        noise[i] = normals[i]
+    np.dot(world.hole.T, views.noise, views.inside)
+    np.dot(world.hole, views.inside, views.along)
+    subtract(views.noise, views.along)
+    for i in range(noise.size):
+        flat[i] = fma(real(sigma), noise[i], flat[i])
+
+
+@kernel
 def _add_noise(signal, sigma, normals, view):
     """view <- signal + sigma normals."""
     for i in range(signal.size):
@@ -194,16 +242,16 @@ def _add_noise(signal, sigma, normals, view):
 
 
 @kernel
-def _moment_loss(k, state, PBS, scratch):
+def _moment_loss(run, state, PBS, scratch):
     """1/2 tr of the residual's second moment, expanded in S_xx, S_px and S_pp; PBS is P B_o S_xx.
 
     The expansion can cancel to a rounding error below zero where the loss vanishes: it is kept >= 0.
     """
     PB = scratch.PB
-    np.dot(state.P[k], state.B_o[k], PB)
-    np.dot(state.B_t[k], scratch.S_pp, scratch.BS_p)
+    np.dot(state.P[run], state.B_o[run], PB)
+    np.dot(state.B_t[run], scratch.S_pp, scratch.BS_p)
     total = 0.0
     for i in range(PB.shape[0]):
         total += np.float64(dot(PBS[i], PB[i])) - 2.0 * np.float64(dot(scratch.BS_t[i], PB[i]))
-        total += np.float64(dot(scratch.BS_p[i], state.B_t[k, i]))
+        total += np.float64(dot(scratch.BS_p[i], state.B_t[run, i]))
     return max(0.5 * total, 0.0)

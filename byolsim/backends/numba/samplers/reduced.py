@@ -1,8 +1,8 @@
 """The reduced form of the moments sampler: steps whose cost depends neither on n nor on d (docs/moments.md).
 
-The state of a run is its predictor and the coordinates X = [B_o; V_B; B_t] (3r, 5r) of its encoders and of the
-momentum buffer: r columns inside the column space of A, 3r in orthonormal directions outside of it that are never
-formed, lower triangular in the order of the rows, and r columns for the fresh directions of a step, 0 between steps.
+The state of a run is its predictor and the coordinates X = [B_o; V_B; B_t] (3k, q + 4k) of its encoders and of the
+momentum buffer: q columns inside the structured subspace, 3k in orthonormal directions outside of it that are never
+formed, lower triangular in the order of the rows, and k columns for the fresh directions of a step, 0 between steps.
 Runs are lanes (`lanes.py`). `moments.reduced_gradient`, `reduced_gradients` and `retriangulate` are the plain form.
 """
 
@@ -55,35 +55,37 @@ from byolsim.backends.numba.structures import (
 )  # fmt: skip
 from byolsim.config.run import RunConfig
 from byolsim.machine.jit import fma, kernel
+from byolsim.model.encoder import Start
 from byolsim.model.world import World
 
 
 class Reduced(Sampler):
     """Packs of runs, a run a lane; the last pack is filled with copies of the last run."""
 
-    def __init__(self, group: Sequence[RunConfig], world: World) -> None:
-        packs, config, r = whole_packs(group), group[0], world.r
+    def __init__(self, group: Sequence[RunConfig], world: World, initial: Start | None = None) -> None:
+        packs, config, k, q = whole_packs(group), group[0], group[0].k, world.q
         self.world = reduced_world(config, world)
         self.hyper = packing.hyperparameters(packs)
-        self.state = initial_reduced_state(packs, world)
-        P = np.moveaxis(self.state.P, 3, 1).reshape(len(packs), r, r)
-        self.course = packing.initial_course(packs, P)
+        self.state = initial_reduced_state(packs, world, initial)
+        P = np.moveaxis(self.state.P, 3, 1).reshape(len(packs), k, k)
+        B_o = np.moveaxis(self.state.X[:, :k], 3, 1).reshape(len(packs), k, q + 4 * k)
+        self.course = packing.initial_course(packs, P, B_o)
         self.memory = rules.initial_memory(packs, P)
         self.work = packing.work_arrays(config, 0)
         self.scratch = reduced_scratch(config)
         self._log_scratch = ReducedLogScratch(
-            outside=np.zeros((r, 3 * r)),
-            online=np.zeros((r, 4 * r)),
-            target=np.zeros((r, 4 * r)),
-            difference=np.zeros((r, 4 * r)),
-            reflections=np.zeros((2, r)),
+            outside=np.zeros((k, 3 * k)),
+            online=np.zeros((k, q + 3 * k)),
+            target=np.zeros((k, q + 3 * k)),
+            difference=np.zeros((k, q + 3 * k)),
+            reflections=np.zeros((2, k)),
         )
 
     @staticmethod
     def numbers(config: RunConfig) -> int:
         """An encoder while its coordinates are taken, and what a step needs of coordinates."""
-        r, d = config.d_latent, config.d_obs
-        return 8 * r * d + 100 * r * r
+        k, q, d = config.k, config.structured, config.d_obs
+        return 8 * k * d + 34 * k * (k + 2 * q)
 
     def steps(self, draws: np.ndarray, lo: int, hi: int, first: int, want_loss: bool) -> None:
         """See `reduced_steps`."""
@@ -100,7 +102,7 @@ class Reduced(Sampler):
 @kernel
 def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, memory, scratch):
     """Steps on a block of `streams.moment_blocks`; see `Sampler.steps`."""
-    lanes, r = scratch.lanes, world.L_x.shape[0]
+    lanes, q = scratch.lanes, world.L_x.shape[0]
     now, diverged, clips, squares = course.now, course.diverged, course.clips, scratch.squares
     auto_every, pred_every, enc_every = int(hyper[0, AUTO_EVERY]), int(hyper[0, PRED_EVERY]), int(hyper[0, ENC_EVERY])
     for s in range(lo, hi):
@@ -123,29 +125,29 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
             if tick:
                 _ticks(start, hyper, course, work, scratch)
             for lane in range(lanes):
-                k = start + lane
-                if diverged[k] < 0:
-                    may_be_cut = beta_may_be_cut(k, world.lambda_max_x, hyper, now)
+                run = start + lane
+                if diverged[run] < 0:
+                    may_be_cut = beta_may_be_cut(run, world.lambda_max_x, hyper, now)
                     if may_be_cut:
                         _copy_lane(P, lane, scratch.P)
-                    set_rates(k, scratch.P, may_be_cut, world.lambda_max_x, work.square, hyper, now, clips)
-                factors[ALPHA, 0, lane] = now[k, ALPHA_T]
-                factors[BETA, 0, lane] = now[k, BETA_T]
+                    set_rates(run, scratch.P, may_be_cut, world.lambda_max_x, work.square, hyper, now, clips)
+                factors[ALPHA, 0, lane] = now[run, ALPHA_T]
+                factors[BETA, 0, lane] = now[run, BETA_T]
             _gradients(P, X, world, scratch)
             if pred_steps:
                 store(squares, 0, 0, _predictor_step(P, state.V_P[p], scratch.grad_P, factors))
             store(squares, 1, 0, _encoder_step(X, lost, scratch.grad_B, factors, enc_steps))
             for lane in range(lanes):
-                k = start + lane
-                if diverged[k] < 0:
+                run = start + lane
+                if diverged[run] < 0:
                     if pred_steps:
-                        now[k, SQUARE_P] = squares[0, 0, lane]
-                    follow_in_lane(k, P, lane, scratch.P, now, memory)
+                        now[run, SQUARE_P] = squares[0, 0, lane]
+                    follow_in_lane(run, P, lane, scratch.P, now, memory)
                     if enc_steps:
-                        now[k, SQUARE_B] = squares[1, 0, lane]
-                    check_divergence(k, t, now, diverged)
+                        now[run, SQUARE_B] = squares[1, 0, lane]
+                    check_divergence(run, t, now, diverged)
             if enc_steps:
-                lane_lq(X, r, 5 * r)
+                lane_lq(X, q, X.shape[1])
 
 
 @kernel
@@ -169,42 +171,44 @@ def _copy_lane(M, lane, out):
 @kernel
 def _share(row, world, scratch):
     """W / sqrt(n) with its transpose, and sigma N / sqrt(n), from a row of draws."""
-    q, m = scratch.W.shape
+    white, m = scratch.W.shape
     root = 1.0 / np.sqrt(scratch.n)
     share_bartlett(row, root, scratch.W, scratch.W_T)
-    c, r = scratch.N.shape[0], world.L_x.shape[0]
+    c, columns = scratch.N.shape
+    k = columns // 3
     factor = root * world.sigma
     for i in range(c):
-        for j in range(2 * r + i + 1):
-            scratch.N[i, j] = factor * row[q * m + i * 3 * r + j]
+        for j in range(2 * k + i + 1):
+            scratch.N[i, j] = factor * row[white * m + i * columns + j]
 
 
 @kernel
 def _residual(P, X, world, scratch):
-    """D = [(P b_o - b_t K) L_x, sigma P L_oo, -sigma L_w] and E = D W / sqrt(n); delta = D xi."""
-    r = P.shape[0]
-    D, a_o, L_w, bK = scratch.D, scratch.a_o, scratch.L_w, scratch.bK
-    b_t = X[2 * r :]
+    """D = [P b_o L_x - b_t M, sigma P L_oo, -L_w] and E = D W / sqrt(n); delta = D xi."""
+    k, q = scratch.a_o.shape[0], scratch.a_o.shape[1]
+    D, a_o, L_w, bM = scratch.D, scratch.a_o, scratch.L_w, scratch.bM
+    b_t = X[2 * k :]
     multiply_shared(X, 0, world.L_x, LOWER, a_o, 0, 1.0)
-    multiply(P, 0, a_o, 0, r, D, 0, r, 1.0)
-    multiply_shared(b_t, 0, world.K_L_x, FULL, bK, 0, 1.0)
-    multiply(P, 0, X, r, r, D, r, r, world.sigma)
-    multiply_shared(b_t, 0, world.root_K, LOWER, L_w, 0, 1.0)
-    for i in range(r):
-        for j in range(r):
-            store(D, i, j, load(D, i, j) - load(bK, i, j))
-        for j in range(3 * r):
-            store(L_w, i, r + j, load(b_t, i, r + j))
-    lane_lq(L_w, 0, 4 * r)
-    for i in range(r):
-        for j in range(r):
-            store(D, i, 2 * r + j, load(L_w, i, j) * -world.sigma)
+    multiply(P, 0, a_o, 0, k, D, 0, q, 1.0)
+    multiply_shared(b_t, 0, world.M, FULL, bM, 0, 1.0)
+    multiply(P, 0, X, q, k, D, q, k, world.sigma)
+    multiply_shared(b_t, 0, world.root, LOWER, L_w, 0, 1.0)
+    for i in range(k):
+        for j in range(q):
+            store(D, i, j, load(D, i, j) - load(bM, i, j))
+        for j in range(q, q + 3 * k):
+            store(L_w, i, j, load(b_t, i, j) * world.ratio)
+    lane_lq(L_w, 0, q + 3 * k)
+    for i in range(k):
+        for j in range(k):
+            store(D, i, q + k + j, load(L_w, i, j) * -world.scale)
     multiply_shared(D, 0, scratch.W, LOWER, scratch.E, 0, 1.0)
     # For the feature covariance: F = [a_o, sigma L_oo].
-    for i in range(r):
-        for j in range(r):
+    for i in range(k):
+        for j in range(q):
             store(scratch.F, i, j, load(a_o, i, j))
-            store(scratch.F, i, r + j, load(X, i, r + j) * world.sigma)
+        for j in range(q, q + k):
+            store(scratch.F, i, j, load(X, i, j) * world.sigma)
 
 
 @kernel
@@ -218,21 +222,21 @@ def _feature_covariance(scratch):
 
 @kernel
 def _gradients(P, X, world, scratch):
-    """G = [G inside, on O_1, on the rest] (r, 5r), grad_P = G [b_o, L_o]^T and grad_B = P^T G, without decay."""
-    r = P.shape[0]
+    """G = [G inside, on O_1, on the rest] (k, q + 4k), grad_P = G [b_o, L_o]^T and grad_B = P^T G, without decay."""
+    k, q = scratch.a_o.shape[0], scratch.a_o.shape[1]
     G = scratch.G
     multiply_shared(scratch.E, 0, scratch.W_T, UPPER, scratch.DS, 0, 1.0)
     multiply_shared(scratch.DS, 0, world.L_x_T, UPPER, G, 0, 1.0)
-    for i in range(r):
-        for j in range(r):
-            value = load(scratch.DS, i, r + j) * world.sigma
-            store(G, i, r + j, value)
+    for i in range(k):
+        for j in range(q, q + k):
+            value = load(scratch.DS, i, j) * world.sigma
+            store(G, i, j, value)
     transpose(scratch.F, 0, scratch.F_T)
-    multiply(scratch.DS, 0, scratch.F_T, 0, 2 * r, scratch.grad_P, 0, r, 1.0)
+    multiply(scratch.DS, 0, scratch.F_T, 0, q + k, scratch.grad_P, 0, k, 1.0)
     lane_lq(scratch.E, 0, scratch.E.shape[1])
-    multiply_shared(scratch.E, 0, scratch.N, FULL, G, 2 * r, 1.0)
+    multiply_shared(scratch.E, 0, scratch.N, FULL, G, q + k, 1.0)
     transpose(P, 0, scratch.P_T)
-    multiply(scratch.P_T, 0, G, 0, r, scratch.grad_B, 0, 5 * r, 1.0)
+    multiply(scratch.P_T, 0, G, 0, k, scratch.grad_B, 0, q + 4 * k, 1.0)
 
 
 @kernel
@@ -254,15 +258,15 @@ def _predictor_step(P, V, gradient, factors):
 @kernel
 def _encoder_step(X, lost, gradient, factors, enc_steps):
     """Heavy ball on B_o where it moves, and the EMA; the new squared norm of B_o of each lane where it moves."""
-    r, columns = gradient.shape[0], X.shape[1]
+    k, columns = gradient.shape[0], X.shape[1]
     square = zeros(X)
     if enc_steps:
         minus_beta, mu, eta = 0.0 - load(factors, BETA, 0), load(factors, MU_B, 0), load(factors, ETA, 0)
-        for i in range(r):
+        for i in range(k):
             for j in range(columns):
                 old = load(X, i, j)
-                v = fma(mu, load(X, r + i, j), fma(eta, old, load(gradient, i, j)))
-                store(X, r + i, j, v)
+                v = fma(mu, load(X, k + i, j), fma(eta, old, load(gradient, i, j)))
+                store(X, k + i, j, v)
                 new = fma(minus_beta, v, old)
                 store(X, i, j, new)
                 square = fma(new, new, square)
@@ -276,42 +280,43 @@ def _average(X, lost, factors):
 
     `lost` is not turned with the other outside columns: a step turns them by little, and it is less than a rounding.
     """
-    r, columns = X.shape[0] // 3, X.shape[1]
+    k, columns = X.shape[0] // 3, X.shape[1]
     tau, keep = load(factors, TAU, 0), load(factors, KEEP, 0)
     kept = lost.shape[1]
-    for i in range(r):
+    for i in range(k):
         for j in range(columns):
-            new, old = load(X, i, j), load(X, 2 * r + i, j)
+            new, old = load(X, i, j), load(X, 2 * k + i, j)
             step = tau * (new - old)
             if j < kept:
                 step = step - load(lost, i, j)
             slow, fast = old + step, fma(keep, old - new, new)
             if j < kept:
                 store(lost, i, j, where_positive(0.5 - tau, (slow - old) - step, zeros(X)))
-            store(X, 2 * r + i, j, where_positive(0.5 - tau, slow, fast))
+            store(X, 2 * k + i, j, where_positive(0.5 - tau, slow, fast))
 
 
 @kernel
 def reduced_snapshot(row, lanes, state, course, scratch, log):
     """As `whole.snapshot`: what the log holds of each run is read off its coordinates."""
-    r = state.P.shape[1]
-    for k in range(log.valid.shape[0]):
-        log.valid[k, row] = course.diverged[k] < 0
-        if course.diverged[k] >= 0:
+    k, q = log.b_o.shape[2], log.b_o.shape[3]
+    for run in range(log.valid.shape[0]):
+        log.valid[run, row] = course.diverged[run] < 0
+        if course.diverged[run] >= 0:
             continue
-        p, lane = k // lanes, k % lanes
+        p, lane = run // lanes, run % lanes
         X = state.X[p]
-        for i in range(r):
-            for j in range(r):
-                log.P[k, row, i, j] = state.P[p, i, j, lane]
-                log.b_o[k, row, i, j] = X[i, j, lane]
-                log.L_o[k, row, i, j] = X[i, r + j, lane]
-                log.b_t[k, row, i, j] = X[2 * r + i, j, lane]
-            for j in range(3 * r):
-                scratch.outside[i, j] = X[2 * r + i, r + j, lane]
-            for j in range(4 * r):
-                scratch.online[i, j], scratch.target[i, j] = X[i, j, lane], X[2 * r + i, j, lane]
-        householder_lq(scratch.outside, log.L_t[k, row], scratch.reflections)
-        log.gap[k, row] = distance(scratch.online, scratch.target, scratch.difference)
+        for i in range(k):
+            for j in range(k):
+                log.P[run, row, i, j] = state.P[p, i, j, lane]
+                log.L_o[run, row, i, j] = X[i, q + j, lane]
+            for j in range(q):
+                log.b_o[run, row, i, j] = X[i, j, lane]
+                log.b_t[run, row, i, j] = X[2 * k + i, j, lane]
+            for j in range(3 * k):
+                scratch.outside[i, j] = X[2 * k + i, q + j, lane]
+            for j in range(q + 3 * k):
+                scratch.online[i, j], scratch.target[i, j] = X[i, j, lane], X[2 * k + i, j, lane]
+        householder_lq(scratch.outside, log.L_t[run, row], scratch.reflections)
+        log.gap[run, row] = distance(scratch.online, scratch.target, scratch.difference)
         for i in range(len(LOGGED_OF_NOW)):
-            log.steps[k, row, i] = course.now[k, LOGGED_OF_NOW[i]]
+            log.steps[run, row, i] = course.now[run, LOGGED_OF_NOW[i]]

@@ -11,72 +11,76 @@ import numpy as np
 from byolsim.backends.numba.lanes import lane_count
 from byolsim.backends.numba.packing import hyperparameters
 from byolsim.backends.numba.structures import FACTORS, Real
+from byolsim.config.fields import names
 from byolsim.config.run import RunConfig
 from byolsim.model import moments, samplers
-from byolsim.model.encoder import initial_weights
+from byolsim.model.encoder import Start, initial_weights
 from byolsim.model.world import World
 
 CACHE_LINE = 64
+OF_START = names(RunConfig, "of_start")
 
 
 class ReducedWorld(NamedTuple):
-    """The world as the reduced moments see it: the shared matrices (r, r) of `moments.ReducedWorld`, and scalars."""
+    """The world as the reduced moments see it: the shared matrices (q, q) of `moments.ReducedWorld`, and scalars."""
 
     L_x: Real  # lower triangular
     L_x_T: Real
-    K_L_x: Real  # K L_x
-    root_K: Real  # lower triangular
+    M: Real
+    root: Real  # lower triangular
     sigma: float
+    scale: float
+    ratio: float
     lambda_max_x: float
 
 
 class ReducedState(NamedTuple):
     """Packs of runs, a run a lane of the last axis; see `reduced.py`."""
 
-    P: Real  # (packs, r, r, lanes)
+    P: Real  # (packs, k, k, lanes)
     V_P: Real
-    X: Real  # (packs, 3r, 5r, lanes)
-    lost: Real  # (packs, r, 4r, lanes), as in `whole.State`; (packs, r, 0, lanes) in double precision
+    X: Real  # (packs, 3k, q + 4k, lanes)
+    lost: Real  # (packs, k, q + 3k, lanes), as in `whole.State`; (packs, k, 0, lanes) in double precision
     factors: Real  # (packs, 7, 1, lanes), the hyperparameters `structures.FACTORS`, with the rates in force
 
 
 class ReducedScratch(NamedTuple):
-    """The draws that the group shares, and work space of one pack's step; m = min(3r, n), c = min(r, n)."""
+    """The draws that the group shares, and work space of one pack's step; m = min(q + 2k, n), c = min(k, n)."""
 
     lanes: int
     n: float
-    W: Real  # (3r, m) W / sqrt(n)
-    W_T: Real  # (m, 2r) the same, its first rows transposed
-    W_top: Real  # (2r, m), a view of W
-    N: Real  # (c, 3r) sigma N / sqrt(n)
-    a_o: Real  # (r, r, lanes) b_o L_x, and in lanes all up to `squares`
-    bK: Real  # (r, r) b_t K L_x
-    L_w: Real  # (r, 4r) [b_t root_K, L_t], and then its factor
-    D: Real  # (r, 3r)
-    E: Real  # (r, m), and then its factor C
-    F: Real  # (r, 2r)
-    F_T: Real  # (2r, r)
-    FW: Real  # (r, m)
-    FW_T: Real  # (m, r)
-    C: Real  # (r, r) feature covariance
-    DS: Real  # (r, 2r)
-    G: Real  # (r, 5r)
-    P_T: Real  # (r, r)
-    grad_P: Real  # (r, r)
-    grad_B: Real  # (r, 5r)
+    W: Real  # (q + 2k, m) W / sqrt(n)
+    W_T: Real  # (m, q + k) the same, its first rows transposed
+    W_top: Real  # (q + k, m), a view of W
+    N: Real  # (c, 3k) sigma N / sqrt(n)
+    a_o: Real  # (k, q, lanes) b_o L_x, and in lanes all up to `squares`
+    bM: Real  # (k, q) b_t M
+    L_w: Real  # (k, q + 3k) [b_t root, ratio L_t], and then its factor
+    D: Real  # (k, q + 2k)
+    E: Real  # (k, m), and then its factor C
+    F: Real  # (k, q + k)
+    F_T: Real  # (q + k, k)
+    FW: Real  # (k, m)
+    FW_T: Real  # (m, k)
+    C: Real  # (k, k) feature covariance
+    DS: Real  # (k, q + k)
+    G: Real  # (k, q + 4k)
+    P_T: Real  # (k, k)
+    grad_P: Real  # (k, k)
+    grad_B: Real  # (k, q + 4k)
     loss: Real  # (1, 1)
     squares: Real  # (2, 1) squared norms of P and B_o
-    P: Real  # (r, r) of one run
+    P: Real  # (k, k) of one run
 
 
 class ReducedLogScratch(NamedTuple):
     """Work space of a snapshot, of one run in double precision."""
 
-    outside: np.ndarray  # (r, 3r) of the target, and then its reflectors
-    online: np.ndarray  # (r, 4r)
-    target: np.ndarray  # (r, 4r)
-    difference: np.ndarray  # (r, 4r)
-    reflections: np.ndarray  # (2, r)
+    outside: np.ndarray  # (k, 3k) of the target, and then its reflectors
+    online: np.ndarray  # (k, q + 3k)
+    target: np.ndarray  # (k, q + 3k)
+    difference: np.ndarray  # (k, q + 3k)
+    reflections: np.ndarray  # (2, k)
 
 
 def whole_packs(group: Sequence[RunConfig]) -> list[RunConfig]:
@@ -91,24 +95,29 @@ def reduced_world(config: RunConfig, world: World) -> ReducedWorld:
     return ReducedWorld(
         L_x=np.ascontiguousarray(reduced.L_x, dtype),
         L_x_T=np.ascontiguousarray(reduced.L_x.T, dtype),
-        K_L_x=np.ascontiguousarray(reduced.K @ reduced.L_x, dtype),
-        root_K=np.ascontiguousarray(reduced.root_K, dtype),
+        M=np.ascontiguousarray(reduced.M, dtype),
+        root=np.ascontiguousarray(reduced.root, dtype),
         sigma=world.sigma,
+        scale=reduced.scale,
+        ratio=reduced.ratio,
         lambda_max_x=world.lambda_max_x,
     )
 
 
-def initial_reduced_state(group: Sequence[RunConfig], world: World) -> ReducedState:
+def initial_reduced_state(group: Sequence[RunConfig], world: World, initial: Start | None = None) -> ReducedState:
     """Packs of runs, a run a lane; the encoders of d columns live only while their coordinates are taken."""
-    dtype, r = np.dtype(group[0].dtype), world.r
-    starts = {config.init: config for config in group}
-    weights = {init: initial_weights(config, world) for init, config in starts.items()}
-    coordinates = {init: moments.reduced_coordinates(B_o, world) for init, (B_o, _) in weights.items()}
+    dtype, k, q = np.dtype(group[0].dtype), group[0].k, world.q
+    keys = [tuple(getattr(config, name) for name in OF_START) for config in group]
+    places = {}
+    for key, config in dict(zip(keys, group, strict=True)).items():
+        start = initial_weights(config, world, initial)
+        places[key] = start.P, start.V_P, moments.reduced_coordinates(start, world)
+    P, V_P, X = zip(*(places[key] for key in keys), strict=True)
     return ReducedState(
-        P=_in_lanes([weights[config.init][1] for config in group], dtype),
-        V_P=_in_lanes([np.zeros((r, r))] * len(group), dtype),
-        X=_in_lanes([coordinates[config.init] for config in group], dtype),
-        lost=_in_lanes([np.zeros((r, 4 * r if dtype == np.float32 else 0))] * len(group), dtype),
+        P=_in_lanes(P, dtype),
+        V_P=_in_lanes(V_P, dtype),
+        X=_in_lanes(X, dtype),
+        lost=_in_lanes([np.zeros((k, q + 3 * k if dtype == np.float32 else 0))] * len(group), dtype),
         factors=_in_lanes([row[FACTORS, None] for row in hyperparameters(group)], dtype),
     )
 
@@ -136,13 +145,9 @@ def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def reduced_scratch(config: RunConfig) -> ReducedScratch:
     """Work space of one pack."""
-    key, dtype, r, lanes = (
-        samplers.Reduced(config).key,
-        np.dtype(config.dtype),
-        config.d_latent,
-        lane_count(config.dtype),
-    )
-    (q, m), (c, _) = key.shapes
+    key, dtype, lanes = samplers.Reduced(config).key, np.dtype(config.dtype), lane_count(config.dtype)
+    k, q = config.k, config.structured
+    (white, m), (c, _) = key.shapes
 
     def shared(rows: int, columns: int) -> np.ndarray:
         return np.zeros((rows, columns), dtype)
@@ -150,30 +155,30 @@ def reduced_scratch(config: RunConfig) -> ReducedScratch:
     def in_lanes(rows: int, columns: int) -> np.ndarray:
         return _aligned_zeros((rows, columns, lanes), dtype)
 
-    W = shared(q, m)
+    W = shared(white, m)
     return ReducedScratch(
         lanes=lanes,
         n=float(key.n),
         W=W,
-        W_T=shared(m, 2 * r),
-        W_top=W[: 2 * r],
-        N=shared(c, 3 * r),
-        a_o=in_lanes(r, r),
-        bK=in_lanes(r, r),
-        L_w=in_lanes(r, 4 * r),
-        D=in_lanes(r, 3 * r),
-        E=in_lanes(r, m),
-        F=in_lanes(r, 2 * r),
-        F_T=in_lanes(2 * r, r),
-        FW=in_lanes(r, m),
-        FW_T=in_lanes(m, r),
-        C=in_lanes(r, r),
-        DS=in_lanes(r, 2 * r),
-        G=in_lanes(r, 5 * r),
-        P_T=in_lanes(r, r),
-        grad_P=in_lanes(r, r),
-        grad_B=in_lanes(r, 5 * r),
+        W_T=shared(m, q + k),
+        W_top=W[: q + k],
+        N=shared(c, 3 * k),
+        a_o=in_lanes(k, q),
+        bM=in_lanes(k, q),
+        L_w=in_lanes(k, q + 3 * k),
+        D=in_lanes(k, white),
+        E=in_lanes(k, m),
+        F=in_lanes(k, q + k),
+        F_T=in_lanes(q + k, k),
+        FW=in_lanes(k, m),
+        FW_T=in_lanes(m, k),
+        C=in_lanes(k, k),
+        DS=in_lanes(k, q + k),
+        G=in_lanes(k, q + 4 * k),
+        P_T=in_lanes(k, k),
+        grad_P=in_lanes(k, k),
+        grad_B=in_lanes(k, q + 4 * k),
         loss=in_lanes(1, 1),
         squares=in_lanes(2, 1),
-        P=shared(r, r),
+        P=shared(k, k),
     )

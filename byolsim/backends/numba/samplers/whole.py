@@ -1,4 +1,4 @@
-"""What the samplers have in common that keep encoders as they are, (r, d)."""
+"""What the samplers have in common that keep encoders as they are, (k, d)."""
 
 from __future__ import annotations
 
@@ -13,27 +13,33 @@ from byolsim.backends.numba.samplers.base import Sampler
 from byolsim.backends.numba.structures import LOGGED_OF_NOW, Real
 from byolsim.config.run import RunConfig
 from byolsim.machine.jit import kernel
-from byolsim.model.encoder import initial_weights
+from byolsim.model.encoder import Start, initial_weights
 from byolsim.model.world import World
 
 
 class WorldArrays(NamedTuple):
-    """The world in the dtype of training: A (d, r), its basis Q_A (d, r), lam and sqrt(lam) (r,), and scalars."""
+    """The world in the dtype of training, the same types for any world: what is not there has no columns."""
 
-    A: Real
-    Q_A: Real
-    lam: Real
-    root_lam: Real
+    A: Real  # (d, q)
+    A_plus: Real  # (d, q + c)
+    Q_A: Real  # (d, q) orthonormal basis of the structured subspace
+    hole: Real  # (d, q) directions that have no isotropic noise, or (d, 0)
+    lam: Real  # (q,)
+    root_lam: Real  # (q,)
+    lam_plus: Real  # (q + c,)
+    root_lam_plus: Real  # (q + c,)
     sigma: float
+    sigma_plus: float
     lambda_max_x: float
+    is_plain: bool
 
 
 class State(NamedTuple):
     """Parameters and momentum buffers of each run."""
 
-    P: Real  # (K, r, r)
+    P: Real  # (K, k, k)
     V_P: Real
-    B_o: Real  # (K, r, d)
+    B_o: Real  # (K, k, d)
     V_B: Real
     B_t: Real
     lost: Real  # what rounding took from B_t, with the sign turned; of size 0 in double precision
@@ -42,74 +48,90 @@ class State(NamedTuple):
 class SnapshotScratch(NamedTuple):
     """Work space of a snapshot."""
 
-    inside: Real  # (r, r) b
-    outside: Real  # (r, d) B - b Q_A^T, and then its reflectors
-    difference: Real  # (r, d) B_o - B_t
-    reflections: np.ndarray  # (2, r)
+    inside: Real  # (k, q) b
+    outside: Real  # (k, d) B - b Q_A^T, and then its reflectors
+    difference: Real  # (k, d) B_o - B_t
+    reflections: np.ndarray  # (2, k)
 
 
 class Whole(Sampler):
     """State, world, work space and log of the group; a sampler adds its scratch and its kernel."""
 
-    def __init__(self, group: Sequence[RunConfig], world: World) -> None:
-        config, dtype, r = group[0], np.dtype(group[0].dtype), world.r
+    def __init__(self, group: Sequence[RunConfig], world: World, initial: Start | None = None) -> None:
+        config, dtype, k = group[0], np.dtype(group[0].dtype), group[0].k
         self.world = world_arrays(config, world)
         self.hyper = packing.hyperparameters(group)
-        self.state = initial_state(group, world)
-        self.course = packing.initial_course(group, self.state.P)
+        self.state = initial_state(group, world, initial)
+        self.course = packing.initial_course(group, self.state.P, self.state.B_o)
         self.memory = rules.initial_memory(group, self.state.P)
         self.work = packing.work_arrays(config, world.d)
         self._log_scratch = SnapshotScratch(
-            inside=np.zeros((r, r), dtype),
-            outside=np.zeros((r, world.d), dtype),
-            difference=np.zeros((r, world.d), dtype),
-            reflections=np.zeros((2, r)),
+            inside=np.zeros((k, world.q), dtype),
+            outside=np.zeros((k, world.d), dtype),
+            difference=np.zeros((k, world.d), dtype),
+            reflections=np.zeros((2, k)),
         )
 
     def snapshot(self, row: int, log: structures.Log) -> None:
         """See `snapshot`."""
-        snapshot(row, self.world.Q, self.state, self.course, self._log_scratch, log)
+        snapshot(row, self.world.Q_A, self.state, self.course, self._log_scratch, log)
 
 
 def world_arrays(config: RunConfig, world: World) -> WorldArrays:
     """The world in the dtype of training."""
-    dtype = np.dtype(config.dtype)
+    hole = np.zeros((world.d, 0)) if world.hole is None else world.hole
+
+    def real(M: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(M, np.dtype(config.dtype))
+
     return WorldArrays(
-        A=world.A.astype(dtype),
-        Q_A=world.Q.astype(dtype),
-        lam=world.lam.astype(dtype),
-        root_lam=np.sqrt(world.lam).astype(dtype),
+        A=real(world.A),
+        A_plus=real(world.loadings_plus),
+        Q_A=real(world.Q),
+        hole=real(hole),
+        lam=real(world.lam),
+        root_lam=real(np.sqrt(world.lam)),
+        lam_plus=real(world.variances_plus),
+        root_lam_plus=real(np.sqrt(world.variances_plus)),
         sigma=world.sigma,
+        sigma_plus=world.noise_plus,
         lambda_max_x=world.lambda_max_x,
+        is_plain=world.is_plain,
     )
 
 
-def initial_state(group: Sequence[RunConfig], world: World) -> State:
-    """Initial weights, with the target at the encoder and momentum 0."""
-    dtype, K, r, d = np.dtype(group[0].dtype), len(group), world.r, world.d
-    weights = [initial_weights(config, world) for config in group]
-    B_o = np.stack([B for B, _ in weights]).astype(dtype)
-    P = np.stack([P for _, P in weights]).astype(dtype)
-    return State(
-        P=P, V_P=np.zeros((K, r, r), dtype), B_o=B_o, V_B=np.zeros((K, r, d), dtype), B_t=B_o.copy(),
-        lost=np.zeros((K, r, d if dtype == np.float32 else 0), dtype),
+def initial_state(group: Sequence[RunConfig], world: World, initial: Start | None = None) -> State:
+    """Where the configurations say that the runs start, or all of them at `initial`."""
+    dtype, K, k, d = np.dtype(group[0].dtype), len(group), group[0].k, world.d
+
+    def real(*shape: int) -> np.ndarray:
+        return np.zeros((K, *shape), dtype)
+
+    state = State(
+        P=real(k, k), V_P=real(k, k), B_o=real(k, d), V_B=real(k, d), B_t=real(k, d),
+        lost=real(k, d if dtype == np.float32 else 0),
     )  # fmt: skip
+    for run, config in enumerate(group):
+        start = initial_weights(config, world, initial)
+        for name in ("P", "V_P", "B_o", "V_B", "B_t"):
+            getattr(state, name)[run] = getattr(start, name)
+    return state
 
 
 @kernel
 def snapshot(row, Q_A, state, course, scratch, log):
     """`order.inside_outside` of every run's encoders, its gap and its step values."""
     now = course.now
-    for k in range(course.diverged.size):
-        log.valid[k, row] = course.diverged[k] < 0
-        if course.diverged[k] >= 0:
+    for run in range(course.diverged.size):
+        log.valid[run, row] = course.diverged[run] < 0
+        if course.diverged[run] >= 0:
             continue
-        log.P[k, row] = state.P[k]
-        _inside_outside(state.B_o[k], Q_A, scratch, log.b_o[k, row], log.L_o[k, row])
-        _inside_outside(state.B_t[k], Q_A, scratch, log.b_t[k, row], log.L_t[k, row])
-        log.gap[k, row] = distance(state.B_o[k], state.B_t[k], scratch.difference)
+        log.P[run, row] = state.P[run]
+        _inside_outside(state.B_o[run], Q_A, scratch, log.b_o[run, row], log.L_o[run, row])
+        _inside_outside(state.B_t[run], Q_A, scratch, log.b_t[run, row], log.L_t[run, row])
+        log.gap[run, row] = distance(state.B_o[run], state.B_t[run], scratch.difference)
         for i in range(len(LOGGED_OF_NOW)):
-            log.steps[k, row, i] = now[k, LOGGED_OF_NOW[i]]
+            log.steps[run, row, i] = now[run, LOGGED_OF_NOW[i]]
 
 
 @kernel
