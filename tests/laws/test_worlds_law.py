@@ -23,8 +23,7 @@ from byolsim.draws import streams
 from byolsim.model.encoder import Start
 from byolsim.model.world import World
 
-pytestmark = pytest.mark.slow
-BACKEND = "numpy"
+BACKEND = "numba"
 SEEDS = 3000
 STATISTICS = (
     "loss", "Hmax", "gap", "norm of P", "P[0, 0]", "P[-1, 0]", "b_o[0, 0]", "tr b_o b_t^T", "tr L_o L_o^T",
@@ -49,6 +48,11 @@ class Case:
 CASES = {
     # n >= q + 2k
     "k<r": Case({"d_latent": 4, "d_embed": 2, "d_obs": 12, "latent_spectrum": "3,1.5,1,0.5", "batch_size": 9}),
+    # At the smallest d that the reduced form takes: one degree of freedom in the one fresh direction
+    "k=1": Case({
+        "d_latent": 2, "d_embed": 1, "d_obs": 6, "latent_spectrum": "1.5,0.7", "batch_size": 2, "lr_enc": 0.12,
+        "sigma_n": 1.0,
+    }),
     # n < k, at the smallest d that the reduced form takes
     "k>r": Case({"d_latent": 2, "d_embed": 3, "d_obs": 14, "latent_spectrum": "2,1", "batch_size": 2}),
     # k <= n < q + 2k, with momentum and weight decay
@@ -71,6 +75,9 @@ CASES = {
     "moments, q=d": Case({"d_embed": 3, "batch_size": 2, "d_obs": 4}, (4, 4, 0.0, 0.0), ("direct",)),
     "moments, k>d-q": Case({"d_embed": 3, "batch_size": 4, "d_obs": 5}, (3, 3, 0.9, 0.5), ("direct",)),
 }  # fmt: skip
+QUICK = ("correlation", "moments")
+"""What CI has time for, a few seconds each; all others are slow."""
+
 ALARM = 0.01 / (len(STATISTICS) * sum(len(case.forms) for case in CASES.values()))
 
 
@@ -198,13 +205,23 @@ def smallest_p(left: np.ndarray, right: np.ndarray) -> tuple[float, str]:
     )
 
 
-@pytest.mark.parametrize(("name", "form"), [(name, form) for name, case in CASES.items() for form in case.forms])
+def comparisons() -> list[Any]:
+    """Every case in each of its forms."""
+    return [
+        pytest.param(name, form, marks=() if name in QUICK else pytest.mark.slow)
+        for name, case in CASES.items()
+        for form in case.forms
+    ]
+
+
+@pytest.mark.parametrize(("name", "form"), comparisons())
 def test_same_law_as_explicit_sampling(explicit_sample, folder, name, form):
     config, world, _ = setting(name, form, folder)
     p, statistic = smallest_p(program(config, world), explicit_sample(name))
     assert p > ALARM, f"{statistic}: p = {p:.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["direct", "reduced"])
 @pytest.mark.parametrize("name", ["clean target", "noisier target"])
 def test_the_noise_of_the_target_in_the_online_view_is_caught(explicit_sample, folder, name, form):
@@ -225,9 +242,10 @@ def test_a_correlation_that_is_squared_is_caught(explicit_sample, folder, form):
 DEGREES = streams.MomentsKey.degrees
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form", "off"),
-    [("k>r", "direct", (1, 0)), ("k>r", "reduced", (1, 0)), ("k>r", "reduced", (0, 1)), ("moments", "direct", (-1, 0))],
+    [("k>r", "direct", (1, 0)), ("k>r", "reduced", (1, 0)), ("k=1", "reduced", (0, 1)), ("moments", "direct", (-1, 0))],
 )
 def test_a_degree_of_freedom_off_is_caught(explicit_sample, folder, monkeypatch, name, form, off):
     """In W, or in the fresh directions at d = q + 4k."""
