@@ -27,7 +27,7 @@ def trajectory() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     world = World.from_moments(np.diag(SIGNAL + NOISE), np.diag(SIGNAL), np.diag(SIGNAL + NOISE))
     B_o, nothing = np.array([[0.3, 0.3]]), np.zeros((1, 1))
     config = RunConfig(
-        backend="numba", sampler="population", d_latent=2, d_obs=2, d_embed=1, ema_m=0.0, mom_pred=0.0, mom_enc=0.0,
+        backend="numba", sampler="population", d_latent=2, d_obs=2, d_embed=1, tau=1.0, mom_pred=0.0, mom_enc=0.0,
         lr_pred=RATE, lr_enc=RATE, epochs=STEPS, log_every=4,
     )  # fmt: skip
     start = Start(nothing, nothing, B_o, np.zeros_like(B_o), B_o)
