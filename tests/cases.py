@@ -19,7 +19,7 @@ from byolsim.backends.base import LogBlock
 from byolsim.cli import main
 from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
-from byolsim.model.encoder import initial_weights
+from byolsim.model.encoder import Start, initial_weights
 from byolsim.model.metrics import METRICS
 from byolsim.model.world import World
 from byolsim.record import ClipCounts, RunRecord
@@ -134,16 +134,16 @@ def problem(r: int = 3, d: int = 7, n: int = 5, seed: int = 0, sigma: float = 0.
     )
 
 
-def trajectory(config: RunConfig) -> LogBlock:
+def trajectory(config: RunConfig, initial: Start | None = None) -> LogBlock:
     """The logged order parameters of one run, as one block (the run must have at most 64 rows)."""
     world = World.from_config(config)
-    (block,) = get_backend(config.backend).simulate(world, [config], lambda epochs: None)
+    (block,) = get_backend(config.backend).simulate(world, [config], lambda epochs: None, initial)
     return block
 
 
 def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], list[int]]:
     """The oracle's rows on the draws of the package's own stream, and its clip counts."""
-    B_o, P = initial_weights(config, world)
+    start = initial_weights(config, world)
     options: dict[str, Any] = {
         "mu_P": config.mom_pred,
         "mu_B": config.mom_enc,
@@ -159,14 +159,14 @@ def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], 
         "auto_every": config.auto_every,
         "log_every": config.log_every,
     }
-    start = (world.A, world.lam, world.sigma, B_o, P)
+    given = (world.A, world.lam, world.sigma, start.B_o, start.P)
     if config.sampler == "population":
-        rows = naive.population_trajectory(*start, config.epochs, **options)
+        rows = naive.population_trajectory(*given, config.epochs, **options)
     else:
         key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
         parts = (split_draws(row, key) for block in minibatch_blocks(key, config.epochs) for row in block)
         draws = [(z.T.copy(), e.T.copy(), e_plus.T.copy()) for z, e, e_plus in parts]
-        rows = naive.trajectory(*start, draws, **options)
+        rows = naive.trajectory(*given, draws, **options)
     last = rows[-1]
     return rows, [last["n_cap_pred"], last["n_cap_enc"], last["n_floor"]]
 

@@ -11,6 +11,8 @@ LONG = (
     "contract/test_compiled_bits.py",
     "contract/test_determinism.py",
     "contract/test_contract.py::test_a_run_has_its_bits_beside_any_other_and_when_it_goes_on",
+    "contract/test_contract.py::test_every_backend_equals_the_plain_one_in_any_world_at_any_width",
+    "contract/test_contract.py::test_every_backend_goes_on_from_a_given_start",
     "contract/test_contract.py::test_every_column_at_the_default_shape",
     "contract/test_torch.py::test_a_group_of_mlps_equals_groups_of_one",
     "contract/test_torch.py::test_batched_mlps_equal_one_autograd_loop_per_run",

@@ -8,14 +8,23 @@ up a small value are of that size; those of the gap against the encoders, whose 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
 import pytest
-from cases import BACKENDS, gram, needs_torch, one_run, oracle_rows, problem, small, trajectory
-from configurations import SAMPLERS, configurations, own, sampler_options, shared
-from hypothesis import HealthCheck, given, settings
+from cases import BACKENDS, needs_torch, one_run, oracle_rows, problem, small, trajectory
+from comparing import assert_close, quantities
+from configurations import (
+    SAMPLERS,
+    answers_to_the_law,
+    configurations,
+    moment_world,
+    own,
+    sampler_options,
+    shared,
+    start_of_a_run,
+)
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from byolsim.backends import get_backend
@@ -52,27 +61,6 @@ def property_of(examples):
 
 def on(backend, config):
     return RunConfig(**(config.model_dump() | {"backend": backend}))
-
-
-def quantities(block):
-    """What a backend hands over of one run, at its valid rows; Gram matrices, as a factor of rank < r is not unique."""
-    order, valid = block.order, block.valid[0]
-    named = {name: getattr(order, name) for name in ("P", "b_o", "b_t", "gap")}
-    named |= {"Gram of L_o": gram(0 * order.L_o, order.L_o), "Gram of L_t": gram(0 * order.L_t, order.L_t)}
-    named |= block.steps
-    return {name: values[0][valid].reshape(valid.sum(), -1) for name, values in named.items()}
-
-
-def assert_close(ours, expected, tolerance):
-    def size_of(values):
-        largest = np.nan_to_num(abs(values)).max(axis=1, keepdims=True, initial=0)
-        return np.maximum.accumulate(np.maximum(largest, 1.0))
-
-    sizes = {name: size_of(values) for name, values in expected.items()}
-    sizes["gap"] = np.maximum(sizes["b_o"], np.sqrt(sizes["Gram of L_o"]))
-    for name, values in expected.items():
-        size = sizes[name]
-        np.testing.assert_allclose(ours[name] / size, values / size, rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_the_catalogues_have_the_same_names():
@@ -127,12 +115,19 @@ def test_what_a_backend_cannot_run_is_refused_in_one_line(options, line):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_warmed_up_run_compiles_nothing(sampler):
     """The tiny run of a configuration has compiled every kernel that the configuration needs, in either regime."""
-    for options in ({}, {"batch_size": 7}, {"dtype": "float32"}):
-        config = small(**sampler_options(sampler), d_obs=16, **({"batch_size": 60} | options))
-        warm_up(config)
-        before = compiled()
-        one_run(config)
-        assert compiled() == before
+    general = {"correlation": "flat:0.5", "d_nuisance": 1, "sigma_n_target": 0.1, "d_embed": 2}
+    for options in ({}, {"batch_size": 7}, {"dtype": "float32"}, general, general | {"dtype": "float32"}):
+        assert_warm(small(**sampler_options(sampler), d_obs=16, **({"batch_size": 60} | options)))
+    for beyond in (0, 3):
+        world = moment_world(sampler, 2, 3, 6, 1, 0.5, 0.2, beyond, seed=0)
+        assert_warm(RunConfig(**world, **sampler_options(sampler), d_embed=2, batch_size=60, epochs=3, device="cpu"))
+
+
+def assert_warm(config):
+    warm_up(config)
+    before = compiled()
+    one_run(config)
+    assert compiled() == before
 
 
 def compiled():
@@ -148,10 +143,42 @@ def test_every_backend_equals_the_plain_one(backend, sampler):
     @property_of(60)
     @given(configurations(sampler))
     def holds(config):
-        plain, other = (trajectory(on(name, config)) for name in ("numpy", backend))
-        for name in ("epochs", "valid", "diverged_epoch", "clips"):
-            np.testing.assert_array_equal(getattr(other, name), getattr(plain, name), err_msg=name)
-        assert_close(quantities(other), quantities(plain), TOLERANCE[config.dtype])
+        assert_equal(backend, config)
+
+    holds()
+
+
+def assert_equal(backend, config, initial=None):
+    plain, other = (trajectory(on(name, config), initial) for name in ("numpy", backend))
+    for name in ("epochs", "valid", "diverged_epoch", "clips"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(plain, name), err_msg=name)
+    assert_close(quantities(other), quantities(plain), TOLERANCE[config.dtype])
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_backend_equals_the_plain_one_in_any_world_at_any_width(backend, sampler):
+    """Any start, too, where views have latents and noise of their own or are given by their moments."""
+
+    @property_of(60)
+    @given(configurations(sampler, general=True))
+    def holds(config):
+        assert_equal(backend, config)
+
+    holds()
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_backend_goes_on_from_a_given_start(backend, sampler):
+    """With momentum and draws behind it, for a sampler with coordinates in these too."""
+
+    @property_of(25)
+    @given(configurations(sampler, general=True), st.integers(0, 2**16), st.integers(0, 3000), st.booleans())
+    def holds(config, seed, epoch, in_coordinates):
+        initial = start_of_a_run(config, seed, epoch, in_coordinates and sampler == "reduced")
+        assume(answers_to_the_law(config, initial))
+        assert_equal(backend, config, initial)
 
     holds()
 
@@ -223,7 +250,7 @@ def test_a_plain_step_descends_the_loss_as_autograd_finds(backend, sampler):
         before = State(P=p.P, V_P=V_P[:, :r], B_o=p.B_o, V_B=V_B, B_t=p.B_t, lost=np.zeros_like(V_B))
         evaluation = sampler_class(config)(config, p.world).evaluate(before, (p.X, p.X_plus))
         rules = Rules(config, p.world.lambda_max_x, PREDICTOR_RULES["learned"](config), EMA(config.tau), lambda s: s)
-        after = step(1, replace(start(p.P, p.B_o, rules), state=before), evaluation, rules).state
+        after = step(1, start(before, rules), evaluation, rules).state
 
         P, B_o, B_t, X, X_plus = (torch.tensor(M) for M in (p.P, p.B_o, p.B_t, p.X, p.X_plus))
         signal, view = torch.tensor(p.world.Sigma_s), torch.tensor(p.world.Sigma_x)
@@ -245,14 +272,22 @@ def test_a_plain_step_descends_the_loss_as_autograd_finds(backend, sampler):
     holds()
 
 
+def groups(sampler):
+    """What runs have in common, and what each has of its own."""
+    return st.booleans().flatmap(
+        lambda general: st.tuples(shared(sampler, general), st.lists(own(general), min_size=2, max_size=5))
+    )
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_run_has_its_bits_beside_any_other_and_when_it_goes_on(backend, sampler):
     """`test_determinism` has the positions of a group and the shapes that BLAS cuts up; here are all the options."""
 
-    @property_of(15)
-    @given(shared(sampler), st.lists(own(), min_size=2, max_size=5), st.sampled_from(["float64", "float32"]))
-    def holds(common, mine, dtype):
+    @property_of(25)
+    @given(groups(sampler), st.sampled_from(["float64", "float32"]))
+    def holds(group, dtype):
+        common, mine = group
         runs = [RunConfig(**common, **values, dtype=dtype, backend=backend) for values in mine]
         longer = RunConfig(**(runs[0].model_dump() | {"epochs": 3 * runs[0].epochs, "log_every": 1}))
         alone, goes_on = one_run(runs[0]), one_run(longer)
