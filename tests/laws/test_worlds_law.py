@@ -1,6 +1,6 @@
 """In worlds of every kind and at every width the moments sampler has the law of explicit sampling.
 
-As `test_moments_law.py`: 3,000 seeds of the program, up to 10 steps each, against 3,000 explicit trainings that are written
+As `test_moments_law.py`: 3,000 seeds of the program, 10 steps each, against 3,000 explicit trainings that are written
 here in NumPy. Pairs (x, x+) are drawn from a root of the joint covariance (2d, 2d), which is put together here from
 its blocks, so nothing of the program's loadings enters. Settings and statistics were fixed in advance and the seeds are
 fixed; over seeds this file raises a false alarm with probability 1 % (two-sample Kolmogorov-Smirnov, Bonferroni over
@@ -50,8 +50,8 @@ CASES = {
     "k<r": Case({"d_latent": 4, "d_embed": 2, "d_obs": 12, "latent_spectrum": "3,1.5,1,0.5", "batch_size": 9}),
     # At the smallest d that the reduced form takes: one degree of freedom in the one fresh direction
     "k=1": Case({
-        "d_latent": 2, "d_embed": 1, "d_obs": 6, "latent_spectrum": "1,0.3", "batch_size": 1, "sigma_n": 1.0, "ema_m": 0.5,
-        "lr_enc": 0.24, "lr_pred": 0.03, "epochs": 6, "log_every": 6,
+        "d_latent": 2, "d_embed": 1, "d_obs": 6, "latent_spectrum": "1,0.3", "batch_size": 1, "sigma_n": 1.0,
+        "ema_m": 0.5, "lr_enc": 0.24, "lr_pred": 0.03, "epochs": 6, "log_every": 6,
     }),
     # n < k, at the smallest d that the reduced form takes
     "k>r": Case({"d_latent": 2, "d_embed": 3, "d_obs": 14, "latent_spectrum": "2,1", "batch_size": 2}),
