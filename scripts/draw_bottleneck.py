@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from byolsim.backends import get_backend
 from byolsim.config.run import RunConfig
-from byolsim.model.encoder import Start
+from byolsim.model.start import Start
 from byolsim.model.world import World
 
 SIGNAL, NOISE = np.array([4.0, 0.5]), np.array([8.0, 0.1])
