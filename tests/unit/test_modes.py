@@ -195,11 +195,11 @@ def test_the_order_of_eigenvalues():
 
 def test_lists_of_a_run_by_its_shape():
     assert spectrum_sizes(RunConfig(log_spectra=False)) == {}
-    sizes = spectrum_sizes(RunConfig(d_latent=100, d_obs=300, d_embed=7))
+    sizes = spectrum_sizes(RunConfig(d_latent=66, d_obs=70, d_embed=7))
     assert sizes == {"P_eig_re": 7, "P_eig_im": 7, "C_oo_eig": 7, "BB_eig": 7, "mode_energy": 64, "mode_gain": 64}
     assert set(sizes) == set(SPECTRA)
-    world = World.from_config(RunConfig(d_latent=100, d_obs=300, d_embed=7, latent_spectrum="linear:1:9"))
-    found = lists(np.eye(7), np.random.default_rng(0).normal(size=(7, 300)), world)
+    world = World.from_config(RunConfig(d_latent=66, d_obs=70, d_embed=7, latent_spectrum="linear:1:9"))
+    found = lists(np.eye(7), np.random.default_rng(0).normal(size=(7, 70)), world)
     assert {name: len(values) for name, values in found.items()} == sizes
 
 
