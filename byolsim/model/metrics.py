@@ -25,6 +25,7 @@ from byolsim.model.linalg import norm
 from byolsim.model.modes import Modes, sampled_lists, symmetry
 from byolsim.model.order import OrderParameters, SampledFeatures
 from byolsim.model.step import Run
+from byolsim.model.wiener import ZERO, Wiener, factored
 from byolsim.model.world import World
 
 Array = NDArray[np.float64]
@@ -32,24 +33,11 @@ Array = NDArray[np.float64]
 RANK_CUTOFF = 1e-10
 """Singular values below this multiple of the largest do not count in the rank of B_o, nor those below `ZERO`."""
 
-ZERO = 64.0
-"""Singular values below this many roundings (eps of the training's dtype) of the largest are zero: a dead mode stays
-there, since the rounding of the others does not let it fall further. P* and W_excess leave them out."""
-
-ROUNDING = 8.0
-"""Relative error of a state, in eps of its dtype: that of the stored parameters and of the arithmetic here."""
-
-ACCURACY = {"float64": 1e-6, "float32": 1e-2}
-"""Relative error of P*, by the training's dtype, above which the columns that divide by C_oo are null."""
-
 LOG_FLOOR = 2.0**-52
 """The argument of log10 is at least this multiple of norm(P*)_F, in `W_excess` of (tr C_tt)^(1/2)."""
 
 COLLAPSED = 1e-6
 """The features have vanished where Hmax_exact is below this multiple of its value at epoch 0."""
-
-LARGEST = 1e290
-"""Entries of P* beyond this leave too little room for arithmetic: P* then has no value."""
 
 METRICS = {
     "loss": "minibatch loss of the step (at the parameters before it)",
@@ -136,7 +124,7 @@ def _measure_order(order: OrderParameters, world: World, dtype: str, spectra: bo
         noise = np.hypot(noise, norm(alone))
     residual = np.concatenate([(order.P @ M_o - M_t) * root_lam, sigma * (order.P @ Q_o)], axis=-1)
     error, target = np.hypot(norm(residual), noise), np.hypot(signal, noise)
-    wiener = _wiener(F, Y, signal, dtype)
+    wiener = factored(F, Y, signal, dtype)
     modes = Modes(order, world, wiener.U, wiener.S, wiener.scale, _in_rank(wiener.S, dtype))
     sizes, rows = _row_space(order.b_o, order.L_o)
     columns = {"loss_pop": 0.5 * error**2, "loss_rel": _finite((error / target) ** 2), "gap": order.gap}
@@ -149,7 +137,7 @@ def _measure_order(order: OrderParameters, world: World, dtype: str, spectra: bo
 def _measure_sample(features: SampledFeatures, world: World, dtype: str, spectra: bool) -> Measured:
     nothing = np.full(features.gap.shape, np.nan)
     target = np.sqrt(features.target_power)
-    wiener = _wiener(features.F, features.cross, target, dtype)
+    wiener = factored(features.F, features.cross, target, dtype)
     columns = {
         "loss_pop": features.loss,
         "loss_rel": _finite(2 * features.loss / features.target_power),
@@ -185,61 +173,7 @@ def step_metrics(run: Run) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class _Wiener:
-    """F = scale U S V^T (each (K, L) state on its own scale) and what follows from it.
-
-    Attributes
-    ----------
-    U, S, scale : (K, L, r, r), (K, L, r) and (K, L): left singular vectors, singular values and their unit.
-    T : (K, L, r, r) Y V, the target's part along each right singular vector, 0 where the singular value is.
-    P_star : (K, L, r, r) T (scale S)^+ U^T, 0 where it is not known.
-    known : (K, L) whether P* is known within `ACCURACY`.
-    """
-
-    U: Array
-    S: Array
-    scale: Array
-    T: Array
-    P_star: Array
-    known: NDArray[np.bool_]
-
-    @property
-    def H(self) -> Array:
-        """(K, L) the largest eigenvalue of C_oo."""
-        return np.asarray((self.S[..., 0] * self.scale) ** 2)
-
-
-def _wiener(F: Array, Y: Array, size: Array, dtype: str) -> _Wiener:
-    """P* = C_to C_oo^+ from C_oo = F F^T and C_to = [Y, 0] F^T, and whether it is known.
-
-    `size` is the norm of the target that x predicts, of which the columns of Y are those that F can reach. A state
-    whose factors are known up to errors of eps norm moves P* by at most
-
-        eps (s_1 / s_k) [norm(P*) + size / s_1 + rest / s_k],    rest^2 = size^2 - norm(T)^2,
-
-    s_k the smallest singular value that is not zero (perturbation of least squares; docs/derivation.md, section 7).
-    """
-    q, eps = Y.shape[-1], float(np.finfo(dtype).eps)
-    # Relative to the largest entry: 1 / S of a subnormal S would be infinite.
-    scale = np.abs(F).max(axis=(-2, -1))
-    unit = np.where(scale > 0, scale, 1.0)
-    U, S, Vt = np.linalg.svd(F / unit[..., None, None], full_matrices=False)
-    keep = (ZERO * eps * S[..., :1] < S) & (S > 0)
-    S_inv = np.where(keep, 1.0 / np.where(keep, S, 1.0), 0.0)
-    T = Y @ np.swapaxes(Vt[..., :q], -1, -2)
-    rest = np.sqrt(np.maximum(1.0 - (norm(T) / size) ** 2, 0.0)) * size
-    T = T * keep[..., None, :]
-    P_star = (T / unit[..., None, None] * S_inv[..., None, :]) @ np.swapaxes(U, -1, -2)
-    length, inverse, size = norm(P_star), S_inv.max(axis=-1), size / unit
-    error = ROUNDING * eps * inverse * (S[..., 0] * (length + rest / unit * inverse) + size)
-    # B_o so small beside B_t that P* leaves the range of a float: no value, as at B_o = 0.
-    lost = ~(np.abs(P_star).max(axis=(-2, -1)) < LARGEST) | (S[..., 0] == 0)
-    known = ~lost & ((error <= ACCURACY[dtype] * length) | (size == 0))
-    return _Wiener(U, S, unit, T, np.where(known[..., None, None], P_star, 0.0), known)
-
-
-def _feature_metrics(P: Array, wiener: _Wiener, target: Array) -> dict[str, Array]:
+def _feature_metrics(P: Array, wiener: Wiener, target: Array) -> dict[str, Array]:
     """W_excess, Hmax_exact and the effective ranks, of a linear predictor; `target` is (tr C_tt)^(1/2).
 
     P and F are scaled before their product, which would vanish at 1e-162 each.
@@ -290,7 +224,7 @@ def effective_rank(weights: Array) -> Array:
     return np.asarray(np.where(np.isfinite(scaled[..., 0]), np.exp(-terms.sum(axis=-1)), np.nan))
 
 
-def _predictor_metrics(P: Array, wiener: _Wiener) -> dict[str, Array]:
+def _predictor_metrics(P: Array, wiener: Wiener) -> dict[str, Array]:
     """W_Fro_aligned, W_Fro_raw and W_rel_sv_err, NaN where P* is not known; also the relative error of P* = 0."""
     P_star, known = wiener.P_star, wiener.known
     size = norm(P_star)

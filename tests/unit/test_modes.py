@@ -10,6 +10,7 @@ from byolsim.model.metrics import OF_LINEAR_MODELS, measure, order_metrics
 from byolsim.model.modes import MOST_MODES, SPECTRA, sorted_eigenvalues, spectrum_sizes
 from byolsim.model.order import OrderParameters, SampledFeatures, inside_outside
 from byolsim.model.world import World
+from byolsim.simulate import simulate_runs
 
 EPS = np.finfo(np.float64).eps
 
@@ -194,11 +195,11 @@ def test_the_order_of_eigenvalues():
 
 def test_lists_of_a_run_by_its_shape():
     assert spectrum_sizes(RunConfig(log_spectra=False)) == {}
-    sizes = spectrum_sizes(RunConfig(d_latent=100, d_obs=300, d_embed=7))
+    sizes = spectrum_sizes(RunConfig(d_latent=66, d_obs=70, d_embed=7))
     assert sizes == {"P_eig_re": 7, "P_eig_im": 7, "C_oo_eig": 7, "BB_eig": 7, "mode_energy": 64, "mode_gain": 64}
     assert set(sizes) == set(SPECTRA)
-    world = World.from_config(RunConfig(d_latent=100, d_obs=300, d_embed=7, latent_spectrum="linear:1:9"))
-    found = lists(np.eye(7), np.random.default_rng(0).normal(size=(7, 300)), world)
+    world = World.from_config(RunConfig(d_latent=66, d_obs=70, d_embed=7, latent_spectrum="linear:1:9"))
+    found = lists(np.eye(7), np.random.default_rng(0).normal(size=(7, 70)), world)
     assert {name: len(values) for name, values in found.items()} == sizes
 
 
@@ -232,3 +233,17 @@ def test_lists_change_no_column():
     assert without.spectra == {} and set(with_them.columns) == set(without.columns)
     for name, values in without.columns.items():
         np.testing.assert_array_equal(with_them.columns[name], values, err_msg=name)
+
+
+def test_a_run_whose_modes_stay_decoupled():
+    """From V_k and P = I on population gradients: 400 steps of rounding, and `mode_gain` is P's eigenvalue."""
+    shape = {"d_latent": 4, "d_obs": 12, "latent_spectrum": "4,3,2,1", "epochs": 400, "log_every": 100}
+    (record,) = simulate_runs(
+        [RunConfig(backend="numpy", sampler="population", init="modes", lr_pred=0.01, lr_enc=0.01, **shape)]
+    )
+    for name in ("span_err", "commutator", "P_asymmetry"):
+        assert (record.columns[name] < 1e-13).all(), name
+    gains = np.sort(record.spectra["mode_gain"], axis=1)[:, ::-1]
+    np.testing.assert_allclose(gains, record.spectra["P_eig_re"], rtol=1e-13)
+    assert (np.diff(record.columns["gain_err"]) < 0).all(), "the gains are where P goes"
+    assert not record.spectra["P_eig_im"].any()
