@@ -1,7 +1,7 @@
 """byolsim: learning dynamics of linear non-contrastive self-supervised models, a grid of runs at a time.
 
-`RunConfig` and `SweepConfig` describe runs; `run` and `sweep` compute and store them; `simulate_runs` returns records
-without files; `load_runs` reads a folder back as one table. Names are imported on first use: `import byolsim` is light.
+`RunConfig` and `SweepConfig` describe runs, `World` the law of their data; `run` and `sweep` compute and store them;
+`simulate_runs` returns records without files; `load_runs` reads a folder back as one table. Names are imported on first use: `import byolsim` is light.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
     from byolsim.config.grid import SweepConfig
     from byolsim.config.run import RunConfig
+    from byolsim.model.world import World
     from byolsim.simulate import simulate_runs
     from byolsim.store.folder import load_runs
     from byolsim.sweeps.launch import run, sweep
 
-__all__ = ["RunConfig", "SweepConfig", "__version__", "load_runs", "run", "simulate_runs", "sweep"]
+__all__ = ["RunConfig", "SweepConfig", "World", "__version__", "load_runs", "run", "simulate_runs", "sweep"]
 
 _HOMES = {
     "RunConfig": "byolsim.config.run",
     "SweepConfig": "byolsim.config.grid",
+    "World": "byolsim.model.world",
     "load_runs": "byolsim.store.folder",
     "run": "byolsim.sweeps.launch",
     "simulate_runs": "byolsim.simulate",

@@ -143,7 +143,7 @@ def trajectory(config: RunConfig) -> LogBlock:
 
 def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], list[int]]:
     """The oracle's rows on the draws of the package's own stream, and its clip counts."""
-    B_o, P = initial_weights(config, world)
+    start = initial_weights(config, world)
     options: dict[str, Any] = {
         "mu_P": config.mom_pred,
         "mu_B": config.mom_enc,
@@ -159,14 +159,14 @@ def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], 
         "auto_every": config.auto_every,
         "log_every": config.log_every,
     }
-    start = (world.A, world.lam, world.sigma, B_o, P)
+    given = (world.A, world.lam, world.sigma, start.B_o, start.P)
     if config.sampler == "population":
-        rows = naive.population_trajectory(*start, config.epochs, **options)
+        rows = naive.population_trajectory(*given, config.epochs, **options)
     else:
         key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
         parts = (split_draws(row, key) for block in minibatch_blocks(key, config.epochs) for row in block)
         draws = [(z.T.copy(), e.T.copy(), e_plus.T.copy()) for z, e, e_plus in parts]
-        rows = naive.trajectory(*start, draws, **options)
+        rows = naive.trajectory(*given, draws, **options)
     last = rows[-1]
     return rows, [last["n_cap_pred"], last["n_cap_enc"], last["n_floor"]]
 

@@ -89,7 +89,7 @@ def test_reduced_form_at_the_moments_of_a_minibatch_is_its_step(n):
     X, O = m.coordinates()
     b_o, b_t, L_oo, L_t = X[:r, :r], X[2 * r :, :r], X[:r, r : 2 * r], X[2 * r :, r : 4 * r]
     x_inside, outside = Q_A.T @ m.X, m.X - Q_A @ Q_A.T @ m.X
-    T = lq_factor(np.hstack([b_t @ reduced.root_K, L_t]))
+    T = lq_factor(np.hstack([b_t @ reduced.root, L_t]))
     w = np.linalg.solve(T, m.B_t @ m.X_plus - b_t @ reduced.K @ x_inside) / sigma
     xi = np.vstack([np.linalg.solve(reduced.L_x, x_inside), O[:r] @ outside / sigma, w])
     D = np.hstack([(m.P @ b_o - b_t @ reduced.K) @ reduced.L_x, sigma * m.P @ L_oo, -sigma * T])
@@ -124,7 +124,7 @@ def plain_step(P, X, G, mu, beta, tau, eta):
     grad_P, grad_B = reduced_gradients(P, X, G, eta)
     V = mu * X[size : 2 * size] + grad_B
     B_o = X[:size] - beta * V
-    return grad_P, retriangulate(np.vstack([B_o, V, (1 - tau) * X[2 * size :] + tau * B_o]))
+    return grad_P, retriangulate(np.vstack([B_o, V, (1 - tau) * X[2 * size :] + tau * B_o]), size)
 
 
 @pytest.mark.parametrize("form", ["direct", "reduced"])
@@ -221,10 +221,10 @@ def plain_rows(config):
     world = World.from_config(config)
     size, n = world.r, config.batch_size
     reduced, key = ReducedWorld(world), MomentsKey(config.seed, n, world.d, size, config.moments_form)
-    B_o, P = initial_weights(config, world)
+    start = initial_weights(config, world)
     is_reduced = config.moments_form == "reduced"
-    X = reduced_coordinates(B_o, world) if is_reduced else np.vstack([B_o, np.zeros_like(B_o), B_o])
-    V_P = np.zeros_like(P)
+    P, V_P = start.P, start.V_P
+    X = reduced_coordinates(start, world) if is_reduced else np.vstack([start.B_o, start.V_B, start.B_t])
     curvature = CurvatureEstimate(size, config.power_iters)
     rule = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.weight_decay, world.lambda_max_x)
     alpha, beta = config.lr_pred, config.lr_enc
@@ -252,7 +252,7 @@ def plain_rows(config):
             B = B - beta * V
         X = np.vstack([B, V, (1 - config.tau) * B_t + config.tau * B])
         if is_reduced:
-            X = retriangulate(X)
+            X = retriangulate(X, size)
         if t % config.log_every == 0 or t == config.epochs:
             step = {"loss": drawn.loss, "Hmax": curvature.H, "lr_pred_t": alpha, "lr_enc_t": beta}
             rows[t] = plain_row(P, X, world, is_reduced, step)
