@@ -1,7 +1,8 @@
 """byolsim: learning dynamics of linear non-contrastive self-supervised models, a grid of runs at a time.
 
 `RunConfig` and `SweepConfig` describe runs, `World` the law of their data; `run` and `sweep` compute and store them;
-`simulate_runs` returns records without files; `load_runs` reads a folder back as one table. Names are imported on first use: `import byolsim` is light.
+`simulate_runs` returns records without files; `load_runs` reads a folder back as one table. Names are imported on
+first use: `import byolsim` is light.
 """
 
 from __future__ import annotations
