@@ -71,7 +71,7 @@ class Grid:
             *(jnp.asarray([getattr(c, name) for c in group], self.dtype) for name in ("lr_pred", "lr_enc", "tau"))
         )
         weights = [initial_weights(c, world) for c in group]
-        B, P = (jnp.asarray(np.stack([pair[i] for pair in weights]), self.dtype) for i in (0, 1))
+        B, P = (jnp.asarray(np.stack([getattr(start, M) for start in weights]), self.dtype) for M in ("B_o", "P"))
         self.state = State(P, B, B, jnp.zeros_like(P), jnp.zeros_like(B))
 
     def draw(self, key: jax.Array, *steps: int) -> jax.Array:

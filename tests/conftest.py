@@ -19,6 +19,7 @@ LONG = (
     "unit/test_develop.py",
     "unit/test_estimate.py",
     "unit/test_figures.py",
+    "unit/test_examples.py",
     "unit/test_folder.py",
     "unit/test_house.py::test_a_module_loads_lower_floors_only",
     "unit/test_house.py::test_help_loads_no_command",
@@ -27,6 +28,7 @@ LONG = (
     "unit/test_house.py::test_the_signals_are_in_hand_before_anything_large_is_imported",
     "unit/test_moments.py::test_second_moment_of_the_gradient",
     "unit/test_moments.py::test_trajectory_equals_the_plain_form",
+    "unit/test_world_files.py::test_a_damaged_file_is_read_or_refused_in_one_line",
 )
 """Files and tests that take more than a second or two, draw figures or start processes."""
 

@@ -56,7 +56,8 @@ def test_law_2_change_of_balance_in_one_step_is_exact(backend, sampler):
         backend=backend, sampler=sampler, lr_pred=0.3, lr_enc=0.2, mom_pred=0.0, mom_enc=0.0, epochs=1, log_every=1
     )
     world = World.from_config(config)
-    B_o, P = initial_weights(config, world)
+    start = initial_weights(config, world)
+    P, B_o = start.P, start.B_o
     if sampler == "population":
         G = gradients.population_residual_gradient(P, B_o, B_o, world)
     else:

@@ -189,8 +189,7 @@ def test_the_formulations_in_jax_are_one_computation(dtype, monkeypatch):
 def plain_run(config, draws):
     """(P, B_o, B_t, last loss) of one run with fixed rates, from `theory`."""
     world = World.from_config(config)
-    B_o, P = initial_weights(config, world)
-    B_t, V_P, V_B = B_o.copy(), np.zeros_like(P), np.zeros_like(B_o)
+    P, V_P, B_o, V_B, B_t, _ = initial_weights(config, world)
     for z, e, e_plus in draws:
         signal = world.A @ (np.sqrt(world.lam)[:, None] * z)
         X, X_plus = signal + world.sigma * e, signal + world.sigma * e_plus
