@@ -62,7 +62,7 @@ class Grid:
         config = group[0]
         world = World.from_config(config)
         self.dtype = jnp.dtype(dtype)
-        self.n, self.d, self.r = config.batch_size, world.d, world.r
+        self.n, self.d, self.r = config.batch_size, world.d, world.q
         self.mixing = jnp.asarray(world.A * world.lam**0.5, self.dtype)
         self.sigma = world.sigma
         self.chunk = max(1, CHUNK_NORMALS // (self.n * (self.r + 2 * self.d)))

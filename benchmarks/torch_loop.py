@@ -37,7 +37,7 @@ def training_step(config: RunConfig) -> Callable[[], None]:
     online, predictor = ([torch.nn.Parameter(torch.tensor(W)) for W in ws] for ws in initial_layers(config, world))
     target = [W.detach().clone() for W in online]
     optimiser = torch.optim.SGD([*online, *predictor], lr=1e-3, momentum=config.mom_pred)
-    n, d, r = config.batch_size, world.d, world.r
+    n, d, r = config.batch_size, world.d, world.q
 
     def forward(layers: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         x = x @ layers[0].T
