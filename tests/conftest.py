@@ -28,6 +28,7 @@ LONG = (
     "unit/test_develop.py",
     "unit/test_estimate.py",
     "unit/test_figures.py",
+    "unit/test_examples.py",
     "unit/test_folder.py",
     "unit/test_house.py::test_a_module_loads_lower_floors_only",
     "unit/test_house.py::test_help_loads_no_command",
@@ -42,6 +43,7 @@ LONG = (
     "unit/test_spectra.py::test_runs_with_and_without_them_are_of_one_sweep",
     "unit/test_where.py::test_figs_select_by_the_last_row",
     "unit/test_moments_algebra.py::test_second_moment_of_the_gradient",
+    "unit/test_world_files.py::test_a_damaged_file_is_read_or_refused_in_one_line",
 )
 """Files and tests that take more than a second or two, draw figures or start processes."""
 

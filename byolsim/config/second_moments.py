@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-MOMENTS = ("S_xx", "S_px", "S_pp")
-NAMES = (*MOMENTS, "Q", "sigma", "sigma_plus")
+BLOCKS = ("S_xx", "S_px", "S_pp")
+NAMES = (*BLOCKS, "Q", "sigma", "sigma_plus")
 """The arrays of a world; Q is the identity where it is absent, and the noise belongs to q < d."""
 
 MAX_BYTES = 2**28
@@ -96,7 +96,7 @@ def checked_moments(given: Mapping[str, Any]) -> SecondMoments:
     arrays = {name: _numbers(name, view) for name, view in views.items()}
     for name in ("S_xx", "S_pp"):
         arrays[name] = _symmetric(name, arrays[name])
-    _check_positive(*(arrays[name] for name in MOMENTS))
+    _check_positive(*(arrays[name] for name in BLOCKS))
     Q, q = arrays.get("Q"), len(arrays["S_xx"])
     if Q is not None:
         error = float(np.abs(Q.T @ Q - np.eye(q)).max())
@@ -114,7 +114,7 @@ def checked_moments(given: Mapping[str, Any]) -> SecondMoments:
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
     """`ValueError` where the arrays of these shapes cannot belong together, or are too large."""
-    missing = [name for name in MOMENTS if name not in shapes]
+    missing = [name for name in BLOCKS if name not in shapes]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
     first = shapes["S_xx"]
