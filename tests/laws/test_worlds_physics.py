@@ -205,6 +205,14 @@ def test_rows_far_from_orthogonal_can_pass_over_the_largest_gain(h, kept):
     np.testing.assert_allclose(np.sort(np.linalg.eigvals(block.order.P[0, -1]).real), kept, atol=1e-4)
 
 
+def test_a_set_of_modes_needs_gains_of_its_signs():
+    gains = np.array([-0.9, 0.5, -0.2, 0.1, 0.0])
+    assert list(theory.bottleneck_modes(gains, 1, 1)) == [0, 1]
+    assert list(theory.bottleneck_modes(gains, 2)) == [1, 3]
+    with pytest.raises(ValueError, match="do not have 3 positive and 0 negative ones"):
+        theory.bottleneck_modes(gains, 3)
+
+
 # One-sided noise.
 
 
