@@ -184,10 +184,11 @@ def test_gains_of_both_signs_are_kept_by_sign(in_file, k, commute):
 
 
 @pytest.mark.parametrize(("h", "kept"), [(0.0, [0.8, 0.82]), (0.3, [0.8, 0.82]), (0.5, [0.1, 0.8]), (0.7, [0.1, 0.8])])
-def test_rows_far_from_orthogonal_can_pass_over_the_largest_gain(h, kept):
-    """Sigma_x = I, W = diag(.82, .8, .1), rows of M of correlation h: the span of the last two is left iff h < .39.
+def test_oblique_features_can_pass_over_the_largest_gain(h, kept):
+    """Sigma_x = I, W = diag(.82, .8, .1), k = 2, what the features hold of the last two modes at a cosine of h.
 
-    There tr(H^-1 w H (w - .82)) changes its sign, with H = M^T M; its determinant is positive at all h.
+    Their span is left iff h < .39: there tr(H^-1 w H (w - .82)) changes its sign, with H = M^T M; the determinant is
+    positive at all h.
     """
     w = np.array([0.82, 0.8, 0.1])
     H, inside = np.array([[1, h], [h, 1]]), np.diag(w[1:])
@@ -203,6 +204,14 @@ def test_rows_far_from_orthogonal_can_pass_over_the_largest_gain(h, kept):
     start = Start(P, np.zeros_like(P), B_o, np.zeros_like(B_o), B_o)
     (block,) = get_backend("numba").simulate(world, [config], lambda epochs: None, start)
     np.testing.assert_allclose(np.sort(np.linalg.eigvals(block.order.P[0, -1]).real), kept, atol=1e-4)
+
+
+def test_a_set_of_modes_needs_gains_of_its_signs():
+    gains = np.array([-0.9, 0.5, -0.2, 0.1, 0.0])
+    assert list(theory.bottleneck_modes(gains, 1, 1)) == [0, 1]
+    assert list(theory.bottleneck_modes(gains, 2)) == [1, 3]
+    with pytest.raises(ValueError, match="do not have 3 positive and 0 negative ones"):
+        theory.bottleneck_modes(gains, 3)
 
 
 # One-sided noise.
