@@ -4,6 +4,7 @@
     python benchmarks/bits.py --against before.txt  # in the new one: names each run that differs, exit code 1
 
 A change that moves code and no number must leave every line as it is, with an empty kernel cache and with a full one.
+One that adds columns names them, `--without tau_t gain_err`: the others must keep their bits.
 Bits hold on one kind of processor and one set of library versions, so both runs belong on one machine.
 """
 
@@ -13,7 +14,7 @@ import argparse
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,11 @@ def catalogue() -> Iterator[tuple[str, RunConfig]]:
             yield f"torch {name}", RunConfig(**(SMALL | {"batch_size": 9, "device": "cpu"} | model))
 
 
-def digest(config: RunConfig) -> str:
+def digest(config: RunConfig, without: Collection[str] = ()) -> str:
     """SHA-256 of the logged epochs, the columns by name, the end and the clip counts of one run."""
     (record,) = simulate_runs([config])
     content = hashlib.sha256(np.ascontiguousarray(record.epochs).tobytes())
-    for name in sorted(record.columns):
+    for name in sorted(record.columns.keys() - set(without)):
         content.update(name.encode() + np.ascontiguousarray(record.columns[name]).tobytes())
     content.update(repr((record.status, record.diverged_epoch, record.clips)).encode())
     return content.hexdigest()[:24]
@@ -71,10 +72,11 @@ def main() -> None:
     """Print the digests, or compare them with those of another checkout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, help="the output of an earlier run of this program")
+    parser.add_argument("--without", nargs="+", default=(), metavar="COLUMN", help="columns that are left out")
     options = parser.parse_args()
     lines = []
     for name, config in catalogue():
-        lines.append(f"{name}: {config.run_id} {digest(config)}")
+        lines.append(f"{name}: {config.run_id} {digest(config, options.without)}")
         if options.against is None:
             print(lines[-1], flush=True)
     if options.against is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import Any
 
 from tables import figure, table
 from threadpoolctl import threadpool_limits
@@ -22,7 +23,7 @@ SAMPLES = (64, 1024)
 RUNS = 20
 
 
-def group(k: int, q: int, n: int, dtype: str, steps: int) -> list[RunConfig]:
+def group(k: int, q: int, n: int, dtype: Any, steps: int) -> list[RunConfig]:
     """Runs that differ in their rates."""
     return [
         RunConfig(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from byolsim.machine.code import versions
 from byolsim.machine.processor import processor
 from byolsim.model.metrics import has_collapsed
 from byolsim.model.start import Start
+
+TABLES = "byolsim.store.columns"
+"""Who knows the columns of a file: found by its name when it is asked for, since a record is there without files."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class RunRecord:
     ----------
     epochs : (L,) the logged epochs.
     columns : metric name -> (L,) values, NaN where a metric has no value.
+    spectra : name of a list -> (L, number), NaN likewise; empty where the run does not log them (`log_spectra`).
     status : `diverged` where the parameters stopped being finite or exceeded the bound; the rows before are kept.
     diverged_epoch : that epoch, else None.
     clips : steps at which a bound of the auto schedule was active.
@@ -53,9 +58,28 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=versions)
     processor: Mapping[str, str] = field(default_factory=processor)
     final: Start | None = field(default=None, repr=False, compare=False)
+    spectra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def collapsed(self) -> bool:
         """Whether the features have vanished at the last row, relative to epoch 0 (`metrics.has_collapsed`)."""
         H = self.columns["Hmax_exact"]
         return bool(H.size and has_collapsed(H[-1], H[0]))
+
+    def to_arrow(self) -> Any:
+        """The rows as a `pyarrow.Table`, those of the run's file: epoch, columns, hyperparameters and spectra.
+
+        NaN is null. A spectrum is a column of lists, null in a row without a value; a run that logs none has no such
+        column.
+        """
+        return import_module(TABLES).to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """The same as a `pandas.DataFrame`; a spectrum is a column of arrays, None in a row without a value.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If pandas is not installed.
+        """
+        return self.to_arrow().to_pandas()

@@ -16,8 +16,8 @@ from byolsim.config.run import RunConfig
 from byolsim.machine.doing import doing
 from byolsim.machine.interrupts import deferred_interrupt
 from byolsim.machine.threads import one_blas_thread
-from byolsim.model.metrics import METRICS, order_metrics, sampled_metrics
-from byolsim.model.order import OrderParameters
+from byolsim.model.metrics import METRICS, Measured, measure
+from byolsim.model.modes import spectrum_sizes
 from byolsim.model.rows import check_rows, logged_rows
 from byolsim.model.start import Start, check_start, start_of_arrays
 from byolsim.model.world import World
@@ -129,18 +129,20 @@ def simulate_group(
         rows = logged_rows(group[0])
         logged = np.empty(rows, dtype=np.int64)
         columns = {name: np.empty((len(group), rows)) for name in METRICS}
+        spectra = {name: np.empty((len(group), rows, size)) for name, size in spectrum_sizes(group[0]).items()}
         done = 0
         for block in backend.simulate(world, group, progress, initial, keep_final):
             here = slice(done, done + len(block.epochs))
             logged[here] = block.epochs
             with doing(f"metrics of {len(block.epochs)} logged epochs"):
-                found = _columns(block, world, group[0].dtype)
-            for name in METRICS:
-                columns[name][:, here] = found[name]
+                found = _measured(block, world, group[0])
+            for name, values in columns.items():
+                values[:, here] = found.columns[name]
+            for name, numbers in spectra.items():
+                numbers[:, here] = found.spectra[name]
             done = here.stop
-        logged, columns = logged[:done], {name: values[:, :done] for name, values in columns.items()}
     wall_s = (time.perf_counter() - start) / len(group)
-    return [_record(k, config, logged, columns, block, wall_s) for k, config in enumerate(group)]
+    return [_record(k, config, logged[:done], columns, spectra, block, wall_s) for k, config in enumerate(group)]
 
 
 def warm_up(config: RunConfig) -> None:
@@ -154,15 +156,12 @@ def _warm_up(tiny: RunConfig) -> None:
         get_backend(tiny.backend).warm(tiny)
 
 
-def _columns(block: LogBlock, world: World, dtype: str) -> dict[str, NDArray[np.float64]]:
-    """All metric columns of one block, (K, L); the loss of epoch 0 is the population loss."""
-    if isinstance(block.order, OrderParameters):
-        columns = order_metrics(block.order, world, dtype)
-    else:
-        columns = sampled_metrics(block.order, world, dtype)
-    columns |= block.steps
+def _measured(block: LogBlock, world: World, config: RunConfig) -> Measured:
+    """All columns of one block, (K, L), and its spectra; the loss of epoch 0 is the population loss."""
+    found = measure(block.order, world, config.dtype, config.log_spectra)
+    columns = {**found.columns, **block.steps}
     columns["loss"] = np.where(block.epochs == 0, columns["loss_pop"], columns["loss"])
-    return columns
+    return Measured(columns, found.spectra)
 
 
 def _record(
@@ -170,6 +169,7 @@ def _record(
     config: RunConfig,
     epochs: NDArray[np.int64],
     columns: dict[str, NDArray[np.float64]],
+    spectra: dict[str, NDArray[np.float64]],
     last: LogBlock,
     wall_s: float,
 ) -> RunRecord:
@@ -179,6 +179,7 @@ def _record(
         config=config,
         epochs=epochs[:rows],
         columns={name: values[k, :rows] for name, values in columns.items()},
+        spectra={name: numbers[k, :rows] for name, numbers in spectra.items()},
         status="completed" if ended < 0 else "diverged",
         diverged_epoch=None if ended < 0 else ended,
         clips=ClipCounts(*(int(count) for count in last.clips[k])),

@@ -25,10 +25,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/tutorial.md")
-COMMANDS = ("run", "sweep", "figs", "ls", "export", "all")
+COMMANDS = ("run", "sweep", "figs", "world", "ls", "export", "all")
 
 LONG = ("all --metric", "--epochs 200000", "--lr_enc_mode logspace")
 """Words of commands that take long, or do what another one does: they are given `--dry_run`."""
+
+ELSEWHERE = ("digits.npz",)
+"""Files that a program of `examples` makes of a package that may not be here: options of commands that read one are."""
 
 SHOW = """
 import ast, json, sys
@@ -90,7 +93,7 @@ def _words(text: str) -> tuple[str, ...]:
     _, *words = shlex.split(text)
     if words[0] == "COMMAND":
         return ("--help",)
-    if any(word.isupper() or word.startswith("tcp://") for word in words):
+    if any(word.isupper() or word.startswith("tcp://") or word in ELSEWHERE for word in words):
         return (words[0], "--help")
     return (*words, "--dry_run") if any(part in text for part in LONG) else tuple(words)
 

@@ -6,6 +6,7 @@ import numpy as np
 from cases import gram
 
 from byolsim.backends.base import LogBlock
+from byolsim.model.order import OrderParameters
 
 Array = np.ndarray
 
@@ -13,6 +14,7 @@ Array = np.ndarray
 def quantities(block: LogBlock) -> dict[str, Array]:
     """What a backend hands over of one run, at its valid rows; Gram matrices, as a factor of rank < k is not unique."""
     order, valid = block.order, block.valid[0]
+    assert isinstance(order, OrderParameters)
     named = {name: getattr(order, name) for name in ("P", "b_o", "b_t", "gap")}
     named |= {"Gram of L_o": gram(0 * order.L_o, order.L_o), "Gram of L_t": gram(0 * order.L_t, order.L_t)}
     named |= block.steps

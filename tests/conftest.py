@@ -28,6 +28,7 @@ LONG = (
     "unit/test_develop.py",
     "unit/test_estimate.py",
     "unit/test_figures.py",
+    "unit/test_examples.py",
     "unit/test_folder.py",
     "unit/test_house.py::test_a_module_loads_lower_floors_only",
     "unit/test_house.py::test_help_loads_no_command",
@@ -36,10 +37,13 @@ LONG = (
     "unit/test_house.py::test_the_signals_are_in_hand_before_anything_large_is_imported",
     "unit/test_listing.py::test_a_bomb_in_an_export_is_not_unpacked",
     "unit/test_listing.py::test_what_export_writes_is_read_by_every_reader",
-    "unit/test_moments.py::test_second_moment_of_the_gradient",
     "unit/test_moments.py::test_trajectory_equals_the_plain_form",
     "unit/test_seal.py::test_a_column_copied_over_another_is_noticed_by_every_reader",
+    "unit/test_spectra.py::test_lists_cannot_be_compared_or_drawn",
+    "unit/test_spectra.py::test_runs_with_and_without_them_are_of_one_sweep",
     "unit/test_where.py::test_figs_select_by_the_last_row",
+    "unit/test_moments_algebra.py::test_second_moment_of_the_gradient",
+    "unit/test_world_files.py::test_a_damaged_file_is_read_or_refused_in_one_line",
 )
 """Files and tests that take more than a second or two, draw figures or start processes."""
 

@@ -26,6 +26,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from byolsim.analysis.axes import Array, Axis, fact, number_labels, text_of
 from byolsim.analysis.grid import Grid
 from byolsim.analysis.overlays import by_rule, on_rates
+from byolsim.config.fields import hyperparameters
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 
@@ -218,7 +219,7 @@ def common_settings(grid: Grid) -> str:
     layout, config = grid.setting.layout, grid.config
     explained = layout.names | (by_rule(grid.setting.mode) if on_rates(layout) else frozenset())
     needed, changed = [], []
-    for name, field in RunConfig.model_fields.items():
+    for name, field in hyperparameters(RunConfig).items():
         value, told = getattr(config, name), fact(name, "told")
         if name in explained or told == "never":
             continue

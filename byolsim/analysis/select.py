@@ -17,9 +17,11 @@ from byolsim.analysis.axes import Axis, Layout, layout_of
 from byolsim.analysis.grid import Grid, Setting
 from byolsim.analysis.overlays import by_rule, check_rates, on_rates, rate_rule, rule_values, schedule_constants
 from byolsim.config.commands import FigsConfig
+from byolsim.config.fields import hyperparameters
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model.metrics import METRICS, has_collapsed
+from byolsim.model.modes import SPECTRA
 from byolsim.store.details import RunInfo
 from byolsim.store.folder import each_run, value_at, values_at
 from byolsim.store.listing import run_facts
@@ -138,6 +140,8 @@ def _point(info: RunInfo, table: pa.Table, config: FigsConfig, metrics: Sequence
 
 def check_metric(name: str, option: str = "metric") -> None:
     """`UserError` that lists the known metrics if this is none."""
+    if name in SPECTRA:
+        raise UserError(f"--{option} {name} is a list of numbers, of which a heatmap shows none: must be one number")
     if name not in METRICS:
         raise UserError(f"--{option} {name!r} is not allowed: must be one of {', '.join(METRICS)}")
 
@@ -162,7 +166,7 @@ def _one_of(names: Sequence[str]) -> str:
 def _check_unmixed(runs_dir: str, configs: Sequence[RunConfig], layout: Layout) -> None:
     """Refuse runs that differ in what no axis of the figure shows."""
     ruled = by_rule(str(configs[0].lr_enc_mode)) if on_rates(layout) else frozenset[str]()
-    alike = [name for name in RunConfig.model_fields if name not in layout.names | ruled]
+    alike = [name for name in hyperparameters(RunConfig) if name not in layout.names | ruled]
     fields: dict[str, set[Any]] = {name: {getattr(config, name) for config in configs} for name in alike}
     fields |= {name: values for name, values in schedule_constants(configs).items() if name not in layout.names}
     if on_rates(layout):

@@ -22,6 +22,7 @@ _COMMANDS = {
     "run": "Train one model and store its trajectory.",
     "sweep": "Train a grid of models and store each trajectory.",
     "figs": "Draw heatmaps and slices of a sweep.",
+    "world": "Show what a world is, or write it to a file.",
     "ls": "List stored runs and failures.",
     "export": "Write the rows of many runs to one file.",
     "all": "Run, then sweep, then figs.",

@@ -22,9 +22,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from byolsim.cli.words import AXES, NO_AXIS, ListCommand, Repeated, place_of
-from byolsim.config.commands import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput
+from byolsim.config.commands import ExportConfig, FigsConfig, LsConfig, RunOutput, SweepOutput, WorldOutput
 from byolsim.config.describe import allowed, field_type, first_error, option_names, without_none
-from byolsim.config.fields import known
+from byolsim.config.fields import known, names
 from byolsim.config.grid import SweepConfig
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
@@ -35,10 +35,19 @@ COMMANDS: dict[str, tuple[type[BaseModel], ...]] = {
     "run": (RunConfig, RunOutput),
     "sweep": (SweepConfig, SweepOutput),
     "figs": (FigsConfig,),
+    "world": (RunConfig, WorldOutput),
     "ls": (LsConfig,),
     "export": (ExportConfig,),
 }
 """The models whose fields are the options of each command; `all` takes from several of them."""
+
+NOT_OF_A_WORLD = frozenset(
+    option
+    for name, field in RunConfig.model_fields.items()
+    if name not in names(RunConfig, "of_world") + names(RunConfig, "world_too")
+    for option in option_names(name, field)
+)
+"""The options of a run that `world` does not have."""
 
 CONFIG_BYTES = 10**6
 """A TOML file that is larger is none for this program, and would take its time."""
@@ -88,6 +97,11 @@ def fields_by_option(*models: type[BaseModel], without: Collection[str] = ()) ->
     return list(found.items())
 
 
+def options_of(command: str) -> list[tuple[str, FieldInfo]]:
+    """(option name, field) of each option of a command of `COMMANDS`."""
+    return fields_by_option(*COMMANDS[command], without=NOT_OF_A_WORLD if command == "world" else ())
+
+
 def _other(field: FieldInfo) -> FieldInfo:
     """A field as its second option describes it, which is the field itself."""
     other = copy(field)
@@ -102,16 +116,22 @@ def command_of(
     epilog: str = "",
     without: Collection[str] = (),
     from_file: Collection[type[BaseModel]] = (),
+    positional: str = "",
 ) -> Callable[[Callable[[Given], int]], click.Command]:
     """Decorator: a command with the options of the models and `--config`; the body gets what was `Given`.
 
-    The keys of the models in `from_file` are read from a file too, though they are no options of the command.
+    The keys of the models in `from_file` are read from a file too, though they are no options of the command. The
+    option `positional` may be given without its name.
     """
     options = fields_by_option(*models, without=without)
     readable = dict(fields_by_option(*models, *from_file, without=without))
 
     def decorate(body: Callable[[Given], int]) -> click.Command:
         def callback(config: str | None, **texts: Any) -> int:
+            word = texts.pop("word", None)
+            if word is not None and texts[positional] is not None:
+                raise UserError(f"--{positional} and {word!r} are given: must be one of them")
+            texts |= {positional: word} if word is not None else {}
             given = {name: text for name, text in texts.items() if text is not None and text != ()}
             typed = {name: _typed(dict(options)[name], name, text) for name, text in given.items()}
             stored = _from_file(config, readable, typed) if config is not None else {}
@@ -122,12 +142,13 @@ def command_of(
             metavar="FILE.toml",
             help="Read options from a file, which may hold those of other commands too; the command line wins.",
         )
+        words = [click.Argument(["word"], required=False, metavar=f"[{positional.upper()}]")] if positional else []
         return ListCommand(
             name=None,
             help=help,
             epilog=epilog,
             callback=callback,
-            params=[config, *(_click_option(name, field) for name, field in options)],
+            params=[*words, config, *(_click_option(name, field) for name, field in options)],
             context_settings={
                 "help_option_names": ["-h", "--help"],
                 "token_normalize_func": lambda token: token.replace("-", "_"),
@@ -147,6 +168,9 @@ def _click_option(name: str, field: FieldInfo) -> click.Option:
     text = f"{field.description}."
     if known(field).get("flag"):
         return click.Option([f"--{name}"], is_flag=True, default=None, help=text)
+    if known(field).get("switch"):
+        default = default_text(field)
+        return click.Option([f"--{name}/--no_{name}"], default=None, help=f"{text}  [default: {default}]")
     if typing.get_origin(bare) is typing.Literal:
         metavar = "[" + "|".join(typing.get_args(bare)) + "]"
     else:

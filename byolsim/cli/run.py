@@ -46,8 +46,10 @@ def run_one(config: RunConfig, output: RunOutput, notes: list[str]) -> None:
             progress=advance,
         )
     if record is None:
-        status = read_info(path).status
-        click.echo(f"{path} is there already ({status}): nothing computed; --force computes it again")
+        info = read_info(path)
+        click.echo(f"{path} is there already ({info.status}): nothing computed; --force computes it again")
+        if config.log_spectra and not info.has_spectra:
+            click.echo(f"note: {path} was stored without spectra: --force computes it again, with them", err=True)
     else:
         click.echo(_summary(record, path))
 

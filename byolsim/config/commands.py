@@ -138,6 +138,16 @@ class LsConfig(_Stored):
     format: Literal["table", "csv", "json"] = hyper("table", "a table, or every hyperparameter as CSV or JSON")
 
 
+class WorldOutput(Frozen):
+    """How a world is shown, and where it is written."""
+
+    format: Literal["table", "json"] = hyper("table", "a table of the modes, or every number as JSON")
+    out: Name | None = hyper(
+        None, "the file to write for --world, with the second moments", allowed="a name that ends in .npz"
+    )
+    force: bool = hyper(False, "replace the file if it is there", flag=True)
+
+
 class ExportConfig(_Stored):
     """Which runs go to one file."""
 

@@ -18,7 +18,7 @@ class Known(TypedDict, total=False):
     outside_id: bool
     """Whether a run's id leaves it out: it does not decide its numbers, or another field says what it decides."""
     unstored: bool
-    """Whether it is no hyperparameter: neither a column nor told by a run's file."""
+    """Whether it is no hyperparameter: neither a column nor told by a run's file, nor a name that selects runs."""
     ability: bool
     """Whether a backend says if it takes it where it is not null."""
     of_rules: tuple[str, ...]
@@ -27,6 +27,8 @@ class Known(TypedDict, total=False):
     """Whether a world file says it, so that it cannot be given beside one."""
     of_start: bool
     """Whether it decides where a run starts, so that runs of a group that agree in all of these start at one place."""
+    world_too: bool
+    """Whether `byolsim world` has its option, as it has those `of_world`."""
     compiled: bool
     """Whether it decides which kernels a run needs."""
     point: bool
@@ -61,6 +63,8 @@ class Known(TypedDict, total=False):
     """Whether `option` is one minus the field, and `also` the field itself."""
     flag: bool
     """Whether the option takes no value."""
+    switch: bool
+    """Whether it takes none and has a second form, `--no_NAME`."""
     listed: bool
     """Whether the option takes a list as text."""
     repeated: bool
@@ -83,6 +87,11 @@ def known(field: FieldInfo) -> Mapping[str, Any]:
     """What was declared of a field with `hyper`."""
     extra = field.json_schema_extra
     return extra if isinstance(extra, dict) else {}
+
+
+def hyperparameters(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    """The fields of a model that are hyperparameters: all but those declared `unstored`."""
+    return {name: field for name, field in model.model_fields.items() if not known(field).get("unstored")}
 
 
 def names(model: type[BaseModel], fact: str) -> tuple[str, ...]:

@@ -16,7 +16,18 @@ from pydantic import BeforeValidator, Field, model_validator
 from byolsim.config.describe import field_type
 from byolsim.config.fields import hyper, known, names
 from byolsim.config.parsing import as_tuple, one_or_more, round12
-from byolsim.config.run import MAX_RATE, BatchSize, LrEncMode, Momentum, Rate, RunConfig, Seed, Shared, momentum
+from byolsim.config.run import (
+    MAX_RATE,
+    BatchSize,
+    LrEncMode,
+    Momentum,
+    Rate,
+    RunConfig,
+    Seed,
+    Shared,
+    momentum,
+    spectra,
+)
 
 MAX_POINTS = 10**6
 
@@ -46,6 +57,7 @@ class SweepConfig(Shared):
 
     mom_pred: Momentum = momentum("predictor", 0.9)
     mom_enc: Momentum = momentum("encoder", 0.9)
+    log_spectra: bool = spectra(False)
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(one_or_more), Field(min_length=1)] = hyper(
         (42, 43), "seeds of the grid", axis_of="seed"
     )

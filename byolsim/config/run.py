@@ -29,9 +29,9 @@ from pydantic import (
     model_validator,
 )
 
-from byolsim.config.fields import hyper, known, names
+from byolsim.config.fields import hyper, hyperparameters, known, names
 from byolsim.config.parsing import parse_correlation, parse_spectrum, tau_from_ema_m
-from byolsim.config.second_moments import read_moments
+from byolsim.config.world_file import read_moments
 from byolsim.version import NUMERICS_VERSION, SCHEMA_VERSION
 
 CPU_BACKENDS = ("numba", "numpy")
@@ -80,6 +80,12 @@ def momentum(of: str, default: float) -> Any:
     return hyper(default, text, per_run=True, symbol=symbol, title=f"{of} momentum", told="always")
 
 
+def spectra(default: bool) -> Any:
+    """Whether spectra are logged differs between one run and a grid in its default alone."""
+    text = "log spectra too, lists with a number a mode or dimension; no part of a run's id"
+    return hyper(default, text, outside_id=True, unstored=True, switch=True)
+
+
 class Frozen(BaseModel):
     """Strict and immutable: a value is of its declared type or refused."""
 
@@ -99,6 +105,7 @@ class Shared(Frozen):
         2000, "training steps T; each uses one fresh minibatch", symbol="T", told="never"
     )
     log_every: Period = hyper(10, "epochs between logged rows; never changes the trajectory", told="never")
+    log_spectra: bool = spectra(True)
     mom_pred: Momentum = momentum("predictor", 0.95)
     mom_enc: Momentum = momentum("encoder", 0.95)
     pred_update_every: Period = hyper(1, "the predictor steps only at multiples of this")
@@ -199,13 +206,20 @@ class Shared(Frozen):
         of_world=True,
     )
     world: Annotated[str, Field(min_length=1, max_length=4096)] | None = hyper(
-        None, "FILE.npz with second moments of the views, in place of all options above", outside_id=True
+        None,
+        "FILE.npz with second moments of the views, in place of all options above",
+        outside_id=True,
+        world_too=True,
     )
     world_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = hyper(
         None, "digest of the arrays of `world`", option=None
     )
     d_embed: Annotated[int, Field(ge=1, le=10_000)] | None = hyper(
-        None, "rows k of the encoder, and size of the predictor (d_latent)", symbol="k", title="embedding dimension"
+        None,
+        "rows k of the encoder, and size of the predictor (d_latent)",
+        symbol="k",
+        title="embedding dimension",
+        world_too=True,
     )
     init: Literal["zero_pred", "random", "pinv", "modes"] = hyper(
         "zero_pred",
@@ -495,7 +509,9 @@ class RunConfig(Shared):
         If a value has the wrong type or is out of range; `first_error` gives its one-line form.
     """
 
-    seed: Seed = hyper(42, "fixes the world, the initial weights and the data stream", point=True, key=5)
+    seed: Seed = hyper(
+        42, "fixes the world, the initial weights and the data stream", point=True, key=5, world_too=True
+    )
     batch_size: BatchSize = hyper(64, "minibatch size n", point=True, symbol="n", title="batch size", log=True, key=1)
     lr_pred: ScheduledRate = hyper(
         1e-3,
@@ -636,6 +652,11 @@ class RunConfig(Shared):
         do not use it.
         """
         return identity(self.model_dump(), SCHEMA_VERSION, NUMERICS_VERSION)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The values of all hyperparameters: what columns and files hold, and the id is a hash of."""
+        return {name: getattr(self, name) for name in hyperparameters(type(self))}
 
     def to_json(self) -> str:
         """The resolved configuration as JSON text; `RunConfig(**json.loads(text))` gives it back."""

@@ -1,4 +1,4 @@
-"""The second moments of a pair of views, and the file that holds them: read with care, told apart by a digest.
+"""The second moments of a pair of views: checked, and told apart by a digest. `world_file` reads them from a file.
 
 (x, x+) has mean 0. Inside the span of the orthonormal columns of Q (d x q) its moments are arbitrary,
 
@@ -11,13 +11,10 @@ deviations sigma and sigma_plus, independent of each other and of all else (docs
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
-import zlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,12 +22,19 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-MOMENTS = ("S_xx", "S_px", "S_pp")
-NAMES = (*MOMENTS, "Q", "sigma", "sigma_plus")
-"""The arrays of a file; the last three only if q < d."""
+BLOCKS = ("S_xx", "S_px", "S_pp")
+NAMES = (*BLOCKS, "Q", "sigma", "sigma_plus")
+"""The arrays of a world; Q is the identity where it is absent, and the noise belongs to q < d."""
 
-MAX_BYTES = 2**30
-"""Bytes of the arrays of a file, unpacked."""
+MAX_BYTES = 2**28
+"""Bytes of the arrays in double precision. A world holds about five times as much."""
+
+MAX_Q = 2048
+"""Largest q. Eigenvalues of a 2q x 2q matrix take O(q^3): some 7 s here. What has more dimensions is projected on its
+leading ones, with the mean variance of the others as the noise outside."""
+
+LARGEST = 1e24
+"""Largest modulus of a moment: noise and latents of options stay below it, and sums of squares far from overflow."""
 
 TOLERANCE = 1e-9
 """By how much, relative to the largest entry, moments may miss symmetry or positivity: rounding, put right."""
@@ -87,14 +91,12 @@ def checked_moments(given: Mapping[str, Any]) -> SecondMoments:
     unknown = sorted(given.keys() - set(NAMES))
     if unknown:
         raise ValueError(f"{unknown[0]} is no array of a world: must be one of {', '.join(NAMES)}")
-    arrays = {name: _numbers(name, value) for name, value in given.items() if value is not None}
-    missing = [name for name in MOMENTS if name not in arrays]
-    if missing:
-        raise ValueError(f"{missing[0]} is missing")
-    check_shapes({name: array.shape for name, array in arrays.items()})
+    views = {name: np.asarray(value) for name, value in given.items() if value is not None}
+    check_shapes({name: view.shape for name, view in views.items()})
+    arrays = {name: _numbers(name, view) for name, view in views.items()}
     for name in ("S_xx", "S_pp"):
         arrays[name] = _symmetric(name, arrays[name])
-    _check_positive(*(arrays[name] for name in MOMENTS))
+    _check_positive(*(arrays[name] for name in BLOCKS))
     Q, q = arrays.get("Q"), len(arrays["S_xx"])
     if Q is not None:
         error = float(np.abs(Q.T @ Q - np.eye(q)).max())
@@ -111,29 +113,41 @@ def checked_moments(given: Mapping[str, Any]) -> SecondMoments:
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """`ValueError` where the arrays of these shapes cannot belong together."""
-    first = shapes.get("S_xx", ())
+    """`ValueError` where the arrays of these shapes cannot belong together, or are too large."""
+    missing = [name for name in BLOCKS if name not in shapes]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    first = shapes["S_xx"]
     if len(first) != 2 or first[0] != first[1] or not first[0] >= 1:
         raise ValueError(f"S_xx has shape {first}: must be (q, q)")
     q = first[0]
+    if q > MAX_Q:
+        raise ValueError(
+            f"S_xx has shape {first}: q must be at most {MAX_Q}, and Q (d, q) says where these lie among d"
+        )
     for name in ("S_px", "S_pp"):
-        if shapes.get(name) != (q, q):
-            raise ValueError(f"{name} has shape {shapes.get(name)}: must be that of S_xx, {(q, q)}")
+        if shapes[name] != (q, q):
+            raise ValueError(f"{name} has shape {shapes[name]}: must be that of S_xx, {(q, q)}")
     Q = shapes.get("Q")
     if Q is not None and (len(Q) != 2 or Q[1] != q or Q[0] < q):
         raise ValueError(f"Q has shape {Q}: must be (d, {q}) with d >= {q}")
     for name in ("sigma", "sigma_plus"):
         if shapes.get(name, ()) != ():
             raise ValueError(f"{name} has shape {shapes[name]}: must be one number")
+    if 8 * sum(math.prod(shape) for shape in shapes.values()) > MAX_BYTES:
+        raise ValueError(f"the arrays take more than {MAX_BYTES >> 20} MiB in double precision")
 
 
 def _numbers(name: str, value: Any) -> Array:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} holds {array.dtype.name}, not real numbers")
-    array = np.array(array, dtype=np.float64)
+    with np.errstate(over="ignore"):  # of a long double
+        array = np.array(array, dtype=np.float64, order="C")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds a number that is not finite")
+    if array.size and float(np.abs(array).max()) > LARGEST:
+        raise ValueError(f"{name} holds a number beyond {LARGEST:g}: use other units")
     return array
 
 
@@ -146,9 +160,13 @@ def _symmetric(name: str, S: Array) -> Array:
 
 
 def _check_positive(S_xx: Array, S_px: Array, S_pp: Array) -> None:
-    values = np.linalg.eigvalsh(np.block([[S_xx, S_px.T], [S_px, S_pp]]))
+    joint = np.block([[S_xx, S_px.T], [S_px, S_pp]])
+    largest = float(np.diag(joint).max())  # no more than the largest eigenvalue, and zero only if that is
+    if largest > 0 and _has_cholesky(joint + TOLERANCE * largest * np.eye(len(joint))):
+        return
+    values = np.linalg.eigvalsh(joint)
     if not values[-1] > 0:
-        raise ValueError("all moments are zero")
+        raise ValueError("all moments are zero" if not joint.any() else "no variance is positive")
     if values[0] < -TOLERANCE * values[-1]:
         raise ValueError(
             f"[[S_xx, S_px^T], [S_px, S_pp]] is not positive semi-definite (least eigenvalue {values[0]:.3g}, "
@@ -156,53 +174,10 @@ def _check_positive(S_xx: Array, S_px: Array, S_pp: Array) -> None:
         )
 
 
-def read_moments(path: str | os.PathLike[str]) -> SecondMoments:
-    """The second moments in a file of `World.save`, or of `numpy.savez` with the same names.
-
-    Raises
-    ------
-    ValueError
-        One line, if the file cannot be read, is none, or holds other things than the moments of a pair of views.
-    """
+def _has_cholesky(S: Array) -> bool:
+    """Whether S is positive definite, at a tenth of the cost of its eigenvalues."""
     try:
-        facts = Path(path).stat()
-        return _read(str(Path(path).resolve()), facts.st_mtime_ns, facts.st_size)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a whole .npz file"
-        raise ValueError(reason) from error
-
-
-@lru_cache(maxsize=8)
-def _read(path: str, mtime_ns: int, size: int) -> SecondMoments:
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        named = {info.filename.removesuffix(".npy"): info for info in members}
-        unknown = sorted(named.keys() - set(NAMES))
-        if unknown or len(named) < len(members):
-            name = unknown[0] if unknown else members[0].filename
-            raise ValueError(f"{name[:60]!r} is no array of a world: must be one of {', '.join(NAMES)}")
-        if sum(info.file_size for info in members) > MAX_BYTES:
-            raise ValueError(f"its arrays take more than {MAX_BYTES >> 30} GiB")
-        shapes = {name: _shape(name, archive, info) for name, info in named.items()}
-        check_shapes(shapes)
-        arrays = {}
-        for name, info in named.items():
-            with archive.open(info) as member:
-                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-    return checked_moments(arrays)
-
-
-def _shape(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, ...]:
-    """The shape in an array's header, which is believed if the member is as long as it says: before any is read."""
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = reader(member)
-        if dtype.kind not in "fiu":
-            raise ValueError(f"{name} holds {'objects' if dtype.hasobject else dtype.name}, not real numbers")
-        entries = 1
-        for length in shape:
-            entries *= int(length)
-        if member.tell() + entries * dtype.itemsize != info.file_size:
-            raise ValueError(f"{name} is not as long as its header says")
-    return tuple(shape)
+        np.linalg.cholesky(S)
+    except np.linalg.LinAlgError:
+        return False
+    return True

@@ -34,6 +34,14 @@ def signs(R: Array) -> Array:
     return np.where(np.diag(R) < 0, -1.0, 1.0).astype(R.dtype)
 
 
+def norm(M: Array) -> Array:
+    """Frobenius norm over the last two axes, scaled so that squares neither overflow nor vanish; 0 of nothing."""
+    flat = np.abs(M).reshape(*M.shape[:-2], -1)
+    scale = flat.max(axis=-1, keepdims=True, initial=0.0)
+    safe = np.where(scale > 0, scale, 1.0)
+    return np.asarray(np.sqrt(((flat / safe) ** 2).sum(axis=-1)) * safe[..., 0])
+
+
 def distance(M: Array, N: Array) -> float:
     """||M - N||_F without underflow: encoders can come closer to each other than the root of the smallest number."""
     difference = np.abs(M - N)

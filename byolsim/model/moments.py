@@ -30,11 +30,13 @@ Array = NDArray[np.float64]
 def direct_gradient(P: Array, B_o: Array, B_t: Array, world: World, W: Array, N: Array, n: int) -> Evaluation:
     """The direct form, from W (q + 2k, m) and N (c, d); O(k^2 d + k q d).
 
-    With B_o Pi = L_b Q^T and xi = (g, u, w): g (q) the white latents of x, u = Q^T e (k), and w (k) what x+ has alone,
+    With B_o Pi = L_b O and xi = (g, u, w): g (q) the white latents of x, u = O e (k), and w (k) what x+ has alone,
 
         D = [(P B_o A - B_t A_plus) Lambda^(1/2), sigma P L_b, -L_w],    E = D W / sqrt(n),    C C^T = E E^T,
         L_w L_w^T = B_t A_c Lambda_c A_c^T B_t^T + sigma_plus^2 B_t Pi B_t^T,    A_c the last c columns of A_plus,
-        G = (D S)_g Lambda^(1/2) A^T + [sigma (D S)_u Q^T + sigma n^(-1/2) C N (I - Q Q^T)] Pi.
+        G = (D S)_g Lambda^(1/2) A^T + [sigma (D S)_u O + sigma n^(-1/2) C N (I - O^T O)] Pi.
+
+    Rows of O that complete a singular B_o Pi may lie in the hole, where the last projection takes them away.
     """
     k, q, sigma = len(P), world.q, world.sigma
     root_lam, root_plus = np.sqrt(world.lam), np.sqrt(world.variances_plus)
@@ -63,7 +65,7 @@ class ReducedWorld:
     Attributes
     ----------
     L_x : lower triangular factor of the covariance of the inside part of a view x, x = L_x g.
-    M : E[x+ g^T] inside: given x the inside part of x+ has mean M g.
+    M : E[x+ g^T] inside: given g the inside part of x+ has mean M g. S_px S_xx^-1 L_x where S_xx is regular.
     root, scale, ratio : given x, the part of z_t that is left has the factor scale LQ[b_t root, ratio L_t].
     """
 

@@ -8,9 +8,10 @@ from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.machine.memory import available_memory
 from byolsim.model.metrics import METRICS
+from byolsim.model.modes import spectrum_sizes
 
 ROW_BYTES = 8 * (len(METRICS) + 1)
-"""A row in memory: its metrics and its epoch."""
+"""A row in memory without spectra: its metrics and its epoch."""
 
 COPIES = 3
 """Rows of a run that is being written, times over: the record, the file, and room in which the file grows."""
@@ -29,9 +30,14 @@ def logged_rows(config: RunConfig, before: int | None = None) -> int:
     return config.epochs // config.log_every + 1 + (config.epochs % config.log_every > 0)
 
 
+def row_bytes(config: RunConfig) -> int:
+    """A row of a run in memory, the lists that it logs included."""
+    return ROW_BYTES + 8 * sum(spectrum_sizes(config).values())
+
+
 def group_limit(config: RunConfig) -> int:
     """Runs of this kind whose rows a process holds at a time."""
-    return max(1, GROUP_BYTES // (ROW_BYTES * logged_rows(config)))
+    return max(1, GROUP_BYTES // (row_bytes(config) * logged_rows(config)))
 
 
 def check_rows(group: Sequence[RunConfig], processes: int = 1) -> None:
@@ -44,12 +50,12 @@ def check_rows(group: Sequence[RunConfig], processes: int = 1) -> None:
     """
     rows = logged_rows(group[0])
     # the rows of all runs, and the copies of the one that is being written
-    needed = processes * ROW_BYTES * rows * (len(group) + COPIES - 1)
+    needed = processes * row_bytes(group[0]) * rows * (len(group) + COPIES - 1)
     memory = available_memory()
     room = max(memory // 2, memory - processes * PROCESS_BYTES)
     if needed > room:
         config, several = group[0], f" in {processes} processes" if processes > 1 else ""
-        fewer = ", or fewer workers" if processes > 1 else ""
+        fewer = (", or leave out log_spectra" if config.log_spectra else "") + (", or fewer workers" * (processes > 1))
         raise UserError(
             f"epochs = {config.epochs} and log_every = {config.log_every} make {rows:,} rows a run, which need "
             f"{needed / 2**30:.1f} GiB{several}: must be at most {room / 2**30:.1f} GiB, the memory that there is; "

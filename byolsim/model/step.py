@@ -55,7 +55,7 @@ class Rules:
 
 
 class Rates(NamedTuple):
-    """Learning rates of a step, and which of the schedule's safeguards were active in it.
+    """Learning rates of a step, the rate of its EMA, and which of the schedule's safeguards were active in it.
 
     Attributes
     ----------

@@ -44,7 +44,8 @@ def fixed_point_predictor(M: Array, world: World) -> Array:
     """P = M W M^-1, W = Lambda A^T A (Lambda A^T A + sigma^2 I)^-1: with B_o = B_t = M A^+ a fixed point at eta = 0.
 
     For any invertible M (r, r): learning sets the row span of the encoder and the predictor, not M
-    (docs/derivation.md, section 8).
+    (docs/derivation.md, section 8). Of worlds x = A z + e, x+ = A z + e+ with k = r, whatever the noise of x+; other
+    worlds and widths have the fixed points of section 12 there.
     """
     signal = world.lam[:, None] * (world.A.T @ world.A)
     W = np.linalg.solve((signal + world.sigma**2 * np.eye(world.q)).T, signal.T).T
@@ -55,7 +56,9 @@ def collapse_threshold(lam: Array | float, sigma: float) -> Array:
     """Weight decay above which a mode of signal variance lam must collapse: lam^2 / (4 (lam + sigma^2)).
 
     For two independent views, decay on both parameters and B_t = B_o (the mode equations of Tian, Chen and Ganguli,
-    ICML 2021; docs/derivation.md, section 10).
+    ICML 2021; docs/derivation.md, section 10). sigma is the noise of x; that of x+ is of no concern. In any world whose
+    S_xx commutes with a symmetric S_px, `lam` is a mode's s_j = E[x+_j x_j] and sigma^2 is E[x_j^2] - s_j; a nuisance
+    or the part of a latent that is not common to both views is noise (section 12).
     """
     lam = np.asarray(lam, dtype=np.float64)
     return np.asarray(lam**2 / (4 * (lam + sigma**2)))
@@ -70,6 +73,39 @@ def stable_gain(lam: Array | float, sigma: float, eta: float) -> Array:
     square = lam**2 - 4 * eta * (lam + sigma**2)
     gain = (lam + np.sqrt(np.maximum(square, 0.0))) / (2 * (lam + sigma**2))
     return np.where(square >= 0, gain, 0.0)
+
+
+def frozen_target_map(B_t: Array, world: World) -> Array:
+    """B_t Sigma_px Sigma_x^+ (k, d), where P B_o ends if the target stands still (docs/derivation.md, section 12)."""
+    inside = np.linalg.lstsq(world.S_xx, world.S_px.T, rcond=None)[0].T
+    return np.asarray(B_t @ world.Q @ inside @ world.Q.T)
+
+
+def frozen_target_loss(B_t: Array, world: World) -> float:
+    """1/2 tr(B_t Sigma_plus B_t^T - F Sigma_px^T B_t^T), F = `frozen_target_map`: the least loss at a fixed target.
+
+    At tau = 0 and eta = 0 the loss tends to it, in any world and for every k: P B_o is any (k, d) matrix.
+    """
+    F = frozen_target_map(B_t, world)
+    return float(0.5 * (np.trace(B_t @ world.Sigma_plus @ B_t.T) - np.trace(F @ world.Sigma_s.T @ B_t.T)))
+
+
+def bottleneck_modes(gains: Array, positive: int, negative: int = 0) -> NDArray[np.intp]:
+    """Numbers of the modes that an encoder of k = positive + negative rows ends on, in ascending order.
+
+    Those of the largest of the positive Wiener gains and of the most negative ones; where all gains have one sign, of
+    the k largest |w_j|. How many of either sign is up to the start (docs/derivation.md, section 12).
+
+    Raises
+    ------
+    ValueError
+        If there are not so many gains of that sign.
+    """
+    gains = np.asarray(gains, dtype=np.float64)
+    if positive > (gains > 0).sum() or negative > (gains < 0).sum():
+        raise ValueError(f"gains {gains} do not have {positive} positive and {negative} negative ones")
+    order = np.argsort(-gains, kind="stable")
+    return np.sort(np.concatenate([order[:positive], order[len(order) - negative :]]))
 
 
 def balance(P: Array, B_o: Array, alpha: float, beta: float) -> Array:

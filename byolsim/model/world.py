@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from byolsim.config.run import RunConfig
-from byolsim.config.second_moments import SecondMoments, checked_moments, read_moments
+from byolsim.config.second_moments import SecondMoments, checked_moments
+from byolsim.config.world_file import read_moments
 from byolsim.draws.streams import keyed_generator
 from byolsim.errors import UserError
 from byolsim.machine.whole import whole_file
@@ -33,6 +34,10 @@ SUPPORT = 1e-12
 
 SYMMETRIC = 1e-9
 """W counts as symmetric where norm(W - W^T) is at most this multiple of norm(W)."""
+
+
+EQUAL = 1e-12
+"""Gains that differ by at most this multiple of the largest are equal."""
 
 
 def latent_variances(spectrum: str, r: int) -> Array:
@@ -204,18 +209,40 @@ class World:
             moments=moments,
         )
 
+    @cached_property
+    def second_moments(self) -> SecondMoments:
+        """What says all there is to say of this world; those that it was given by, if it was.
+
+        Raises
+        ------
+        ValueError
+            If q is larger than a file of moments may have.
+        """
+        if self.moments is not None:
+            return self.moments
+        if self.q == self.d:
+            return checked_moments({"S_xx": self.Sigma_x, "S_px": self.Sigma_s, "S_pp": self.Sigma_plus})
+        inside = {"S_xx": self.S_xx, "S_px": self.S_px, "S_pp": self.S_pp}
+        return checked_moments(inside | {"Q": self.Q, "sigma": self.sigma, "sigma_plus": self.noise_plus})
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the second moments as a file for `--world`; it appears whole or not at all.
+        """Write `second_moments` as a file for `--world`; it appears whole or not at all.
+
+        The file has the digest of the moments: what is read from it and saved again has the same.
 
         Raises
         ------
         UserError
-            If it cannot be written.
+            If it cannot be written, or the world is too large for a file.
         """
         path = Path(path)
-        arrays: dict[str, Any] = {"S_xx": self.S_xx, "S_px": self.S_px, "S_pp": self.S_pp}
-        if self.d > self.q:
-            arrays |= {"Q": self.Q, "sigma": self.sigma, "sigma_plus": self.noise_plus}
+        try:
+            moments = self.second_moments
+        except ValueError as error:
+            raise UserError(f"this world cannot be saved: {error}") from error
+        arrays: dict[str, Any] = {"S_xx": moments.S_xx, "S_px": moments.S_px, "S_pp": moments.S_pp}
+        if moments.Q is not None:
+            arrays |= {"Q": moments.Q, "sigma": moments.sigma, "sigma_plus": moments.sigma_plus}
         with whole_file(path) as file:
             np.savez(file, **arrays)
         return path
@@ -408,6 +435,7 @@ class World:
         W = S_inv @ self.S_px @ S_inv
         symmetric = bool(np.linalg.norm(W - W.T) <= SYMMETRIC * np.linalg.norm(W))
         gains, V = np.linalg.eigh((W + W.T) / 2)
+        gains, V = _by_variance(gains, V, self.S_xx)
         order = np.argsort(-np.abs(gains), kind="stable")
         V = V[:, order]
         # The sign of a direction is free: its largest entry is positive, so that no LAPACK build decides it.
@@ -430,7 +458,11 @@ class World:
 
     @property
     def directions(self) -> Array:
-        """(q, q) the canonical directions v_1, ..., v_q as columns, in the basis Q."""
+        """(q, q) the canonical directions v_1, ..., v_q as columns, in the basis Q.
+
+        Of equal gains the directions diagonalise S_xx in the space that they span; where its eigenvalues are equal too
+        they are any basis of it.
+        """
         return self._canonical[2]
 
     @property
@@ -448,7 +480,25 @@ def complement(A: Array, normal: Array) -> Array:
     return np.asarray(N * np.where(np.diag(R) < 0, -1.0, 1.0))
 
 
+def _by_variance(gains: Array, V: Array, S_xx: Array) -> tuple[Array, Array]:
+    """Gains, which ascend, and their columns of V, those of equal gains rotated so that V^T S_xx V is diagonal there.
+
+    The largest variance comes first, and equal gains are given one value, so that rounding orders nothing.
+    """
+    gains, V = gains.copy(), V.copy()
+    ends = np.flatnonzero(np.diff(gains) > EQUAL * np.abs(gains).max()) + 1
+    for group in np.split(np.arange(len(gains)), ends):
+        if len(group) > 1:
+            _, U = np.linalg.eigh(V[:, group].T @ S_xx @ V[:, group])
+            V[:, group] = V[:, group] @ U[:, ::-1]
+            gains[group] = gains[group].mean()
+    return gains, V
+
+
 def _root(S: Array) -> Array:
     """Lower triangular F with F F^T = S, for a positive semi-definite S that may be singular."""
-    values, U = np.linalg.eigh(S)
-    return lq_factor(U * np.sqrt(np.maximum(values, 0.0)))
+    try:
+        return np.asarray(np.linalg.cholesky(S), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        values, U = np.linalg.eigh(S)
+        return lq_factor(U * np.sqrt(np.maximum(values, 0.0)))

@@ -42,6 +42,11 @@ class RunInfo:
     rows: int
     details: Mapping[str, Any]
 
+    @property
+    def has_spectra(self) -> bool:
+        """Whether the file holds the spectra of its run."""
+        return self.details.get("spectra") is True
+
 
 def parse_info(path: Path, text: str | bytes, rows: int) -> RunInfo:
     """The info of a run from its JSON.

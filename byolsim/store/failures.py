@@ -33,7 +33,7 @@ def save_failure(out_dir: str | Path, config: RunConfig, reason: str, transient:
 
     `transient` where the run is not to blame (a full disk, a broken executor): a sweep that is started again tries it.
     """
-    record = {"run_id": config.run_id, "reason": reason, "transient": transient, "config": config.model_dump()}
+    record = {"run_id": config.run_id, "reason": reason, "transient": transient, "config": config.hyperparameters}
     data = f"{json.dumps(record, indent=1)}\n".encode()
     for _ in range(2):  # another process may remove the folder, empty, at this moment
         with contextlib.suppress(UserError):

@@ -111,14 +111,16 @@ def load_runs(runs_dir: str | Path, columns: Sequence[str] | None = None) -> pa.
     Parameters
     ----------
     runs_dir : folder of run files, or a file of `byolsim export`.
-    columns : names to read, all of them by default.
+    columns : names to read; by default all of them, of the spectra where one of the runs logs them. A spectrum is a
+        column of lists, null for runs that do not log it and in rows without a value: pandas makes arrays and None of
+        them, and `numpy.stack` a matrix of the rows of one run.
 
     Raises
     ------
     UserError
         If the folder holds no run. Files that cannot be read are skipped with a warning each.
     """
-    known = schema().names
+    known = schema(True).names
     names = list(known if columns is None else columns)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -126,7 +128,9 @@ def load_runs(runs_dir: str | Path, columns: Sequence[str] | None = None) -> pa.
     folder = read_folder(runs_dir, names)
     for line in folder.skipped:
         warnings.warn(f"skipped {line}", stacklevel=2)
-    return pa.concat_tables([table for _, table in folder.runs])
+    if columns is None and not any(info.has_spectra for info, _ in folder.runs):
+        names = schema().names
+    return pa.concat_tables([table.select(names) for _, table in folder.runs])
 
 
 def value_at(epochs: np.ndarray, values: np.ndarray, epoch: int, use_last_valid: bool) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from byolsim.config.commands import LsConfig
-from byolsim.config.fields import known, names
+from byolsim.config.fields import hyperparameters, known, names
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError, printable
 from byolsim.store.details import RunInfo
@@ -98,7 +98,7 @@ def _order(run: Listed) -> tuple[Any, ...]:
 
 def table_columns(runs: Sequence[Listed]) -> list[str]:
     """What a table of these runs shows: the key columns, and the hyperparameters in which the runs differ."""
-    fields = RunConfig.model_fields
+    fields = hyperparameters(RunConfig)
     key = sorted(names(RunConfig, "key"), key=lambda name: known(fields[name])["key"])
     others = [name for name in fields if name not in key and len({run.facts[name] for run in runs}) > 1]
     return ["run_id", "status", "reached", *key, *others]

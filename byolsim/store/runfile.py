@@ -126,15 +126,17 @@ class RunFile:
         with self._damage_named():
             if self.seal is None:
                 self._check_places()
-            elif 2 * len(columns) > self.file.metadata.num_columns:
+            elif 2 * len(columns) > len(self.form.names):
                 self.check_all()
             elif not self.seal.holds_chunks(self._places(columns), self.source.read_at):
                 raise ValueError("checksum of a column")
 
     def _places(self, columns: Sequence[str]) -> Iterator[tuple[int, Place]]:
         """Number and place of the chunks of the columns."""
-        footer = self.file.metadata
-        indices = list(map(footer.schema.names.index, columns))
+        footer, wanted = self.file.metadata, set(columns)
+        paths = (footer.schema.column(index).path for index in range(footer.num_columns))
+        # the path of a list is that of its numbers, `P_eig_re.list.element`
+        indices = [index for index, path in enumerate(paths) if path.partition(".")[0] in wanted]
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)
             for index in indices:
@@ -180,10 +182,12 @@ class RunFile:
         """The named columns, in this order and of the form of this version; null where the file lacks one."""
         if self.usual and table.column_names == list(columns):
             return table.replace_schema_metadata(None)
-        form, held, rows = pa.schema([schema().field(name) for name in columns]), table.column_names, table.num_rows
-        return pa.Table.from_arrays(
-            [table[field.name] if field.name in held else pa.nulls(rows, field.type) for field in form], schema=form
-        )
+        form, held, rows = pa.schema([schema(True).field(name) for name in columns]), table.column_names, table.num_rows
+        values = [table[field.name] if field.name in held else pa.nulls(rows, field.type) for field in form]
+        known = [
+            one if one.type == field.type else one.cast(field.type) for one, field in zip(values, form, strict=True)
+        ]
+        return pa.Table.from_arrays(known, schema=form)
 
     def _take(self, columns: Sequence[str]) -> Any:
         """A generator that is sent numbers of rows and gives the next so many, as a table."""
@@ -226,14 +230,27 @@ def opened(path: Path) -> Iterator[RunFile]:
         yield RunFile(path, file, source, seal, form, _check_form(path, form), form.metadata)
 
 
+def each_said(path: Path) -> Iterator[RunInfo]:
+    """What a file says of each of its runs; its footer is checked, its rows are not."""
+    with opened(path) as runs:
+        yield from runs.infos()
+
+
 def _text(form: pa.Schema) -> str:
     """Names, types and nulls of columns: compared sooner than the columns themselves, in a folder of many files."""
     return str(form.to_string(show_field_metadata=False, show_schema_metadata=False))
 
 
 @cache
-def _usual_text() -> str:
-    return _text(schema())
+def _usual_text(spectra: bool) -> str:
+    return _text(schema(spectra))
+
+
+def _is_kind(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether two types are one, whatever the numbers of a list are called."""
+    if pa.types.is_list(kind) and pa.types.is_list(wanted):
+        return bool(kind.value_type == wanted.value_type)
+    return bool(kind == wanted)
 
 
 def _check_form(path: Path, form: pa.Schema) -> bool:
@@ -244,12 +261,12 @@ def _check_form(path: Path, form: pa.Schema) -> bool:
         raise Foreign(f"{path}: not a byolsim file")
     if hashlib.sha256(text).hexdigest().encode() != metadata.get(CHECKSUM_KEY):
         raise UserError(f"{path}: damaged metadata (checksum)")
-    if _text(form) == _usual_text():
+    if _text(form) in map(_usual_text, (False, True)):
         return True
-    known = schema()
+    known = schema(True)
     names = form.names
     types = dict(zip(names, form.types, strict=True))
-    wrong = [name for name in known.names if name in types and types[name] != known.field(name).type]
+    wrong = [name for name in known.names if name in types and not _is_kind(types[name], known.field(name).type)]
     wrong += [name for name in NEEDED if name not in types]
     if wrong or len(types) < len(names):
         raise UserError(f"{path}: damaged or foreign columns{f' ({wrong[0]})' if wrong else ''}")

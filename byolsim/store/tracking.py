@@ -59,7 +59,7 @@ def _session(wandb: Any, record: RunRecord, folder: Path) -> Any:
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "byolsim"),
         name=record.config.run_id,
-        config=record.config.model_dump(),
+        config=record.config.hyperparameters,
         dir=os.environ.get("WANDB_DIR") or str(folder),
         settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_S),
     )

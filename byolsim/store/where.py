@@ -14,13 +14,14 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
 
 from byolsim.config.describe import allowed, field_type
-from byolsim.config.fields import known
+from byolsim.config.fields import hyperparameters, known
 from byolsim.config.run import RunConfig
 from byolsim.errors import UserError
 from byolsim.model.metrics import METRICS
+from byolsim.model.modes import SPECTRA
 
 STATUSES = ("completed", "diverged", "failed")
-NAMES = ("run_id", "status", "reached", *RunConfig.model_fields, "ema_m")
+NAMES = ("run_id", "status", "reached", *hyperparameters(RunConfig), "ema_m")
 """What is known of a run without its rows: its id, how it ended, the last epoch it reached, every hyperparameter."""
 
 _KNOWN = (*NAMES, *METRICS)
@@ -47,7 +48,7 @@ def facts(run_id: str, config: RunConfig, status: str, reached: int | None) -> d
         "run_id": run_id,
         "status": status,
         "reached": reached,
-        **config.model_dump(),
+        **config.hyperparameters,
         "ema_m": config.ema_m,
     }
 
@@ -108,6 +109,8 @@ def _comparison(part: str, text: str) -> tuple[str, Test]:
             f"and one of {' '.join(_SIGNS)}"
         )
     name, sign, word = match[1].replace("-", "_"), match[2], match[3].strip("'\"")
+    if name in SPECTRA:
+        raise UserError(f"--where {text!r}: {name} is a list of numbers, which cannot be compared")
     if name not in _KNOWN:
         near = difflib.get_close_matches(name, _KNOWN, 3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"must be one of {', '.join(_KNOWN)}"

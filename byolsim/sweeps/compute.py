@@ -10,6 +10,7 @@ from byolsim.config.run import RunConfig
 from byolsim.machine.interrupts import raise_again
 from byolsim.machine.threads import one_blas_thread
 from byolsim.model.metrics import METRICS
+from byolsim.model.modes import spectrum_sizes
 from byolsim.model.start import Start
 from byolsim.record import RunRecord
 from byolsim.simulate import simulate_group, simulate_runs
@@ -79,7 +80,10 @@ def checked(group: Sequence[RunConfig], results: Any) -> list[RunRecord | Failur
 
 
 def _is_whole(result: RunRecord | Failure) -> bool:
-    """Whether a record has all columns, of one length."""
+    """Whether a record has all columns, of one length, and the lists that it logs."""
     if isinstance(result, Failure):
         return True
-    return set(result.columns) == set(METRICS) and {len(v) for v in result.columns.values()} == {len(result.epochs)}
+    rows = len(result.epochs)
+    lists = {name: (rows, size) for name, size in spectrum_sizes(result.config).items()}
+    whole = set(result.columns) == set(METRICS) and {len(v) for v in result.columns.values()} == {rows}
+    return whole and {name: numbers.shape for name, numbers in result.spectra.items()} == lists

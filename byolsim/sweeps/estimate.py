@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from byolsim.backends.base import GroupTooLarge, group_operations
 from byolsim.config.run import RunConfig
 from byolsim.machine.cores import available_cores
-from byolsim.model.rows import ROW_BYTES, logged_rows
+from byolsim.model.rows import logged_rows, row_bytes
 from byolsim.simulate import group_key, simulate_group, warm_up
 from byolsim.store.columns import encode
 from byolsim.sweeps.plan import Plan
@@ -37,8 +37,8 @@ class Trial:
 
     def bytes(self, config: RunConfig) -> int:
         """Of the file of a run of this kind that does not diverge."""
-        # of a file's rows the metrics and the epoch hardly compress; what is constant takes next to nothing
-        return self.file_bytes + ROW_BYTES * (logged_rows(config) - self.file_rows)
+        # of a file's rows the metrics, the lists and the epoch hardly compress; what is constant takes next to nothing
+        return self.file_bytes + row_bytes(config) * (logged_rows(config) - self.file_rows)
 
 
 @dataclass(frozen=True)

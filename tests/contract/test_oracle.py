@@ -62,7 +62,7 @@ def test_trajectory_equals_the_oracle(backend, sampler, variant):
             np.testing.assert_allclose(L[0, i] @ L[0, i].T, outside @ outside.T, **TOLERANCE)
         gap = np.linalg.norm(row["B_o"] - row["B_t"])
         np.testing.assert_allclose(block.order.gap[0, i], gap, rtol=1e-10, atol=1e-14)
-        for name in ("Hmax", "lr_pred_t", "lr_enc_t"):
+        for name in ("Hmax", "lr_pred_t", "lr_enc_t", "tau_t"):
             np.testing.assert_allclose(block.steps[name][0, i], row[name], **TOLERANCE)
         if row["epoch"] > 0:
             np.testing.assert_allclose(block.steps["loss"][0, i], row["loss"], **TOLERANCE)
@@ -124,7 +124,7 @@ def test_metrics_of_a_collapsed_encoder():
     ours = {k: v[0, 0] for k, v in order_metrics(state(np.eye(3), np.zeros((3, 6)), B_t, world), world).items()}
     null = {name for name, value in ours.items() if np.isnan(value)}
     assert null == {
-        "W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "enc_proj_dist",
+        "W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "enc_proj_dist", "span_err", "commutator",
         "erank_encoded", "erank_pred", "erank_sv_encoded", "erank_sv_pred",
     }  # fmt: skip
     assert ours["BA_err_aligned"] == pytest.approx(np.sqrt(3), rel=1e-14)
@@ -145,7 +145,7 @@ def test_relative_metrics_do_not_see_the_scale_of_a_collapsing_encoder(size):
     full, shrunk = (order_metrics(state(P, s * B, s * B, world), world) for s in (1.0, size))
     shrunk["W_excess"] = shrunk["W_excess"] - np.log10(size)
     for name in full:
-        if name.startswith(("erank", "W_", "enc_proj", "loss_rel")):
+        if name.startswith(("erank", "W_", "enc_proj", "loss_rel", "P_", "comm", "span", "gain")):
             np.testing.assert_allclose(shrunk[name], full[name], rtol=1e-11, err_msg=name)
 
 

@@ -19,7 +19,7 @@ from byolsim.draws.streams import MinibatchKey, minibatch_blocks, split_draws
 from byolsim.errors import UserError
 from byolsim.model import gradients
 from byolsim.model.encoder import initial_layers
-from byolsim.model.metrics import METRICS, OF_LINEAR_P
+from byolsim.model.metrics import METRICS, OF_LINEAR_MODELS, OF_LINEAR_P
 from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
 from byolsim.sweeps import compute
@@ -258,7 +258,9 @@ def test_metrics_of_a_linear_function_are_found_by_the_linear_fit():
 def test_an_mlp_run_has_every_column_that_has_a_meaning(model):
     record = one_run(small(**MLPS[model], init="zero_pred", lr_pred=0.02, lr_enc=0.02))
     null = {name for name in METRICS if np.isnan(record.columns[name][-1])}
-    assert null == (set() if "pred" not in MLPS[model] else set(OF_LINEAR_P))
+    assert null == {*OF_LINEAR_MODELS, *(OF_LINEAR_P if "pred" in MLPS[model] else ())}
+    assert not np.isnan(record.spectra["C_oo_eig"]).any() and np.isnan(record.spectra["mode_gain"]).all()
+    assert np.isnan(record.spectra["P_eig_re"]).all() == ("pred" in MLPS[model])
     assert not any(np.isinf(column).any() for column in record.columns.values())
     assert record.columns["loss_pop"][-1] < record.columns["loss_pop"][0]
     ranks = record.columns["erank_encoded"]

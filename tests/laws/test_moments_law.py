@@ -15,8 +15,9 @@ from cases import small
 from scipy.stats import ks_2samp
 
 from byolsim.backends import get_backend
-from byolsim.backends.numba.samplers import reduced, reduced_arrays, whole
+from byolsim.backends.numba.samplers import reduced, reduced_arrays
 from byolsim.draws import streams
+from byolsim.model.encoder import Start
 from byolsim.model.world import World, latent_variances
 
 SEEDS = 4000
@@ -54,18 +55,18 @@ def start(config):
 
 
 @pytest.fixture
-def program(monkeypatch):
+def program():
     """Statistics (SEEDS, len(STATISTICS)) of runs of the program."""
 
     def sample(case, form):
         config = configuration(case, form)
         world, B_o, P = start(config)
-        for home in (whole, reduced_arrays):
-            monkeypatch.setattr(home, "initial_weights", lambda config, world: (B_o, P))
+        initial = Start(P, np.zeros_like(P), B_o, np.zeros_like(B_o), B_o)
         backend = get_backend("numba")
         values = []
         for seed in range(SEEDS):
-            (block,) = backend.simulate(world, [config.model_copy(update={"seed": seed})], lambda epochs: None)
+            member = config.model_copy(update={"seed": seed})
+            (block,) = backend.simulate(world, [member], lambda epochs: None, initial)
             order = block.order
             state = {name: getattr(order, name)[:, -1] for name in ("P", "b_o", "L_o", "b_t", "L_t", "gap")}
             values.append(statistics(*(block.steps[name][:, -1] for name in ("loss", "Hmax", "lr_pred_t")), **state)[0])
@@ -188,9 +189,9 @@ def test_outside_noise_of_the_wrong_size_is_caught(program, explicit_sample, mon
     """N a tenth too large."""
     blocks = streams.moment_blocks
 
-    def larger(key, epochs, fill=None):
+    def larger(key, epochs, fill=None, after=0):
         (q, m), _ = key.shapes
-        for draws in blocks(key, epochs):
+        for draws in blocks(key, epochs, fill, after):
             draws[:, q * m :] *= 1.1
             yield draws
 

@@ -145,8 +145,8 @@ def _descend(
 
     Rows: epoch, loss (of step t: before it; population loss at epoch 0), P, B_o, B_t (copies, after step t), Hmax (not
     floored; nan at epoch 0), lr_pred_t, lr_enc_t (used by step t; at epoch 0 the fixed rate, or nan for a scheduled
-    one), and counts of steps so far: n_cap_pred, n_cap_enc (the scheduled rate met its cap) and n_floor (H was floored
-    while at least one rate followed the schedule).
+    one), tau_t, and counts of steps so far: n_cap_pred, n_cap_enc (the scheduled rate met its cap) and n_floor (H was
+    floored while at least one rate followed the schedule).
     """
     P, B_o, B_t = np.array(P, float), np.array(B_o, float), np.array(B_o, float)
     V_P, V_B = np.zeros_like(P), np.zeros_like(B_o)
@@ -159,7 +159,7 @@ def _descend(
     def row(epoch: int, loss: float, H: float, alpha_t: float, beta_t: float) -> dict[str, Any]:
         return {
             "epoch": epoch, "loss": loss, "P": P.copy(), "B_o": B_o.copy(), "B_t": B_t.copy(), "Hmax": H,
-            "lr_pred_t": alpha_t, "lr_enc_t": beta_t,
+            "lr_pred_t": alpha_t, "lr_enc_t": beta_t, "tau_t": tau,
             "n_cap_pred": n_cap_pred, "n_cap_enc": n_cap_enc, "n_floor": n_floor,
         }  # fmt: skip
 
@@ -335,9 +335,10 @@ def metrics(P: Array, B_o: Array, B_t: Array, A: Array, lam: Array, sigma: float
     """Every metric that is a function of the state, from its definition; None for null.
 
     Not here: loss, Hmax and the rates, which the trajectory returns. Beyond B_o = 0, None also stands where a
-    definition divides by zero or takes the entropy of nothing: erank_pred at P C_oo P^T = 0, W_rel_sv_err at P* = 0,
-    W_Fro_* where both the error and P* are 0, loss_rel at C_tt = 0 and W_excess where the loss is 0 too. Digits are
-    lost near collapse (see the top of the file).
+    definition divides by zero or takes the entropy of nothing: erank_pred at P C_oo P^T = 0, P_asymmetry and
+    commutator at P = 0, W_rel_sv_err at P* = 0, W_Fro_* where both the error and P* are 0, loss_rel at C_tt = 0,
+    W_excess where the loss is 0 too, and span_err where the gains w_k and w_k+1 have one modulus. Digits are lost near
+    collapse (see the top of the file).
     """
     r = P.shape[0]
     Sigma_s, Sigma_x = covariances(A, lam, sigma)
@@ -358,8 +359,11 @@ def metrics(P: Array, B_o: Array, B_t: Array, A: Array, lam: Array, sigma: float
         "enc_procrustes_fro": float(np.linalg.norm(R.T @ B_o - A_pinv)),
         "Hmax_exact": float(np.linalg.eigvalsh(C_oo)[-1]),
         "gap": float(np.linalg.norm(B_o - B_t)),
+        "P_asymmetry": float(np.linalg.norm(P - P.T) / np.linalg.norm(P)) if np.any(P) else None,
+        "commutator": None,
+        "gain_err": gain_error(P, Sigma_x, Sigma_s),
     }
-    encoded = ["W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "enc_proj_dist"]
+    encoded = ["span_err", "W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "enc_proj_dist"]
     encoded += ["erank_encoded", "erank_pred", "erank_sv_encoded", "erank_sv_pred"]
     if not np.any(B_o):
         return out | dict.fromkeys(encoded)
@@ -371,11 +375,42 @@ def metrics(P: Array, B_o: Array, B_t: Array, A: Array, lam: Array, sigma: float
     size = float(np.linalg.norm(s_star))
     out["W_rel_sv_err"] = float(np.linalg.norm(s - s_star)) / size if size > 0.0 else None
     out["enc_proj_dist"] = float(np.linalg.norm(row_projector(B_o) - row_projector(A_pinv)))
+    out["span_err"] = span_error(B_o, Sigma_x, Sigma_s)
+    if np.any(P):
+        sizes = np.linalg.norm(P) * np.linalg.norm(C_oo)
+        out["commutator"] = float(np.linalg.norm(P @ C_oo - C_oo @ P) / sizes)
     out["erank_encoded"] = effective_rank(C_oo)
     out["erank_pred"] = effective_rank(P @ C_oo @ P.T)
     out["erank_sv_encoded"] = effective_rank(C_oo, square_root=True)
     out["erank_sv_pred"] = effective_rank(P @ C_oo @ P.T, square_root=True)
     return out
+
+
+def wiener_gains(Sigma_x: Array, Sigma_px: Array) -> tuple[Array, Array, Array]:
+    """Eigenvalues by descending modulus and eigenvectors of Sigma_x^-1/2 Sigma_px Sigma_x^-1/2; and Sigma_x^1/2."""
+    values, U = np.linalg.eigh(Sigma_x)
+    inside = values > 1e-12 * values[-1]
+    root = U @ np.diag(np.sqrt(np.where(inside, values, 0.0))) @ U.T
+    inverse = np.linalg.pinv(root, rcond=1e-7, hermitian=True)
+    gains, V = np.linalg.eigh(inverse @ Sigma_px @ inverse)
+    order = np.argsort(-np.abs(gains))
+    return gains[order], V[:, order], root
+
+
+def gain_error(P: Array, Sigma_x: Array, Sigma_px: Array) -> float:
+    """||eigenvalues of P - (w_1, ..., w_k)||, both by descending modulus."""
+    eigenvalues = sorted(np.linalg.eigvals(P), key=lambda v: (-abs(v), -v.real, -v.imag))
+    gains = wiener_gains(Sigma_x, Sigma_px)[0]
+    return math.sqrt(sum(abs(v - w) ** 2 for v, w in zip(eigenvalues, gains, strict=False)))
+
+
+def span_error(B_o: Array, Sigma_x: Array, Sigma_px: Array) -> float | None:
+    """||projector on the rows of B_o Sigma_x^1/2 - projector on the first k directions||; None if w_k and w_k+1 tie."""
+    k, d = B_o.shape
+    gains, V, root = wiener_gains(Sigma_x, Sigma_px)
+    if k < d and abs(gains[k - 1]) - abs(gains[k]) <= 1e-9 * abs(gains[0]):
+        return None
+    return float(np.linalg.norm(row_projector(B_o @ root) - V[:, :k] @ V[:, :k].T))
 
 
 def procrustes(X: Array, Y: Array) -> Array:

@@ -127,7 +127,17 @@ def test_metrics_at_the_ideal_state() -> None:
     for O in (np.eye(r), rotation):
         m = naive.metrics(O @ np.diag(gain) @ O.T, O @ A.T, O @ A.T, A, lam, sigma)
         assert m["W_Fro_raw"] < -14 and m["W_Fro_aligned"] < -14
-        for name in ("W_rel_sv_err", "BA_err_aligned", "enc_procrustes_fro", "enc_proj_dist", "gap"):
+        for name in (
+            "W_rel_sv_err",
+            "BA_err_aligned",
+            "enc_procrustes_fro",
+            "enc_proj_dist",
+            "gap",
+            "P_asymmetry",
+            "commutator",
+            "gain_err",
+            "span_err",
+        ):
             assert m[name] == pytest.approx(0.0, abs=1e-13)
         assert m["Hmax_exact"] == pytest.approx(lam[0] + sigma**2)
         # 1/2 sum_j [gain^2 (lam + s2) - 2 gain lam + lam + s2] = 1/2 sum_j [(lam + s2) - lam^2 / (lam + s2)]
@@ -142,12 +152,14 @@ def test_metrics_are_null_where_the_contract_says_so() -> None:
     A, lam, B_o, P, _ = problem()
     r = len(lam)
     m = naive.metrics(P, np.zeros_like(B_o), B_o, A, lam, 0.5)
-    null = {"W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "enc_proj_dist"}
+    null = {"W_Fro_aligned", "W_Fro_raw", "W_rel_sv_err", "enc_proj_dist", "span_err", "commutator"}
     null |= {"erank_encoded", "erank_pred", "erank_sv_encoded", "erank_sv_pred"}
     assert {name for name, value in m.items() if value is None} == null
     assert m["BA_err_aligned"] == pytest.approx(math.sqrt(r))
     assert m["enc_procrustes_fro"] == pytest.approx(np.linalg.norm(np.linalg.pinv(A)))
     assert m["gap"] == pytest.approx(np.linalg.norm(B_o))
     at_start = naive.metrics(np.zeros_like(P), B_o, B_o, A, lam, 0.5)  # zero_pred: only P's own ranks have no meaning
-    assert {name for name, value in at_start.items() if value is None} == {"erank_pred", "erank_sv_pred"}
+    assert {name for name, value in at_start.items() if value is None} == {
+        "erank_pred", "erank_sv_pred", "P_asymmetry", "commutator",
+    }  # fmt: skip
     assert at_start["W_rel_sv_err"] == pytest.approx(1.0)

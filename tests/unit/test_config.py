@@ -98,8 +98,29 @@ def test_json_round_trip_keeps_the_configuration_and_its_id(values):
         ({"ema_m": "0.9"}, "ema_m = '0.9' (text) is not allowed: must be a number >= 0 and <= 1"),
         ({"ema_m": True}, "ema_m = True is not allowed: must be a number >= 0 and <= 1"),
         ({"stop_grad": 1}, "stop_grad = 1 is not allowed: must be true or false"),
-        ({"init": "zeros"}, "init = 'zeros' is not allowed: must be one of zero_pred, random, pinv"),
+        ({"init": "zeros"}, "init = 'zeros' is not allowed: must be one of zero_pred, random, pinv, modes"),
         ({"d_obs": 3}, "d_obs = 3 is less than d_latent = 10: must be d_obs >= d_latent"),
+        ({"d_embed": 0}, "d_embed = 0 is not allowed: must be a whole number >= 1 and <= 10000"),
+        ({"d_embed": 101}, "d_embed = 101 is more than d_obs = 100: must be d_embed <= d_obs"),
+        (
+            {"d_embed": 3, "init": "pinv"},
+            "init = 'pinv' needs a mixing matrix and d_embed = d_latent: use init = 'modes'",
+        ),
+        ({"d_nuisance": 91}, "d_obs = 100 is less than d_latent + d_nuisance = 10 + 91: must be as large"),
+        ({"nuisance_spectrum": "flat:2"}, "nuisance_spectrum = 'flat:2' applies with d_nuisance only"),
+        (
+            {"d_nuisance": 2, "nuisance_spectrum": "1"},
+            "nuisance_spectrum = '1' lists 1 numbers: must be d_nuisance = 2",
+        ),
+        ({"correlation": "1,0.5"}, "correlation = '1,0.5' lists 2 numbers: must be d_latent = 10"),
+        ({"sigma_n_target": -0.5}, "sigma_n_target = -0.5 is not allowed: must be a number >= 0 and <= 1000000"),
+        ({"init_scale": -1.0}, "init_scale = -1.0 is not allowed: must be a number >= 0 and <= 1000000"),
+        ({"target_init": "none"}, "target_init = 'none' is not allowed: must be one of copy, zero, independent"),
+        (
+            {"sampler": "moments", "moments_form": "reduced", "d_embed": 23},
+            "moments_form = 'reduced' needs d_obs >= 10 + 4 d_embed = 102: with d_obs = 100 use moments_form = "
+            "'direct'",
+        ),
         ({"latent_spectrum": "1,2"}, "latent_spectrum = '2,1' lists 2 numbers: must be d_latent = 10"),
         ({"hidden": 3}, "hidden = 3 applies to enc or pred = mlp only"),
         ({"moments_form": "direct"}, "moments_form = 'direct' applies to sampler = moments only"),
@@ -157,6 +178,67 @@ def test_ids_of_stored_runs_stay(monkeypatch):
     assert RunConfig(lr_pred=0.5, tau=0.25, d_latent=2, latent_spectrum=[1, 2], init="random").run_id == "52abc6195435"
 
 
+def test_the_id_of_the_defaults():
+    assert RunConfig().run_id == "0903ba03e59a"
+
+
+@pytest.mark.parametrize(
+    ("given", "without"),
+    [
+        ({"d_embed": 10}, {}),
+        ({"d_embed": 3, "d_latent": 3}, {"d_latent": 3}),
+        ({"correlation": "flat:1"}, {}),
+        ({"correlation": "linear:1:1.0"}, {}),
+        ({"d_latent": 2, "correlation": [1, 1.0]}, {"d_latent": 2}),
+        ({"sigma_n_target": 0.5}, {}),
+        ({"sigma_n_target": -0.0, "sigma_n": 0.0}, {"sigma_n": 0.0}),
+        ({"init_scale": 1.0, "init_pred_scale": 1}, {}),
+        ({"target_init": "copy"}, {}),
+        ({"d_nuisance": 2, "nuisance_spectrum": "flat:1.0"}, {"d_nuisance": 2}),
+        ({"world": None, "world_id": None, "d_nuisance": None, "correlation": None}, {}),
+    ],
+)
+def test_a_default_that_is_given_is_the_default(given, without):
+    """Of one configuration there is one form, and one id."""
+    assert RunConfig(**given) == RunConfig(**without)
+    assert RunConfig(**given).run_id == RunConfig(**without).run_id
+
+
+def test_what_is_new_is_part_of_the_id_where_it_is_given():
+    ids = [
+        RunConfig(**values).run_id
+        for values in (
+            {}, {"d_embed": 3},
+            {"correlation": "flat:0.5"}, {"correlation": "linear:1:0"}, {"correlation": "linear:0:1"},
+            {"sigma_n_target": 0.0}, {"d_nuisance": 2}, {"d_nuisance": 2, "nuisance_spectrum": "flat:2"},
+            {"init": "modes"}, {"init_scale": 0.5}, {"init_pred_scale": 0.5}, {"target_init": "zero"},
+            {"target_init": "independent"},
+        )
+    ]  # fmt: skip
+    assert len(set(ids)) == len(ids)
+    assert RunConfig(correlation="linear:1:-0.5").correlation == "linear:1:-0.5", "in the order of the latents"
+    assert RunConfig(d_latent=3, correlation=[0.5, -1, 1]).correlation == "0.5,-1,1"
+    assert RunConfig(correlation="flat:-0").run_id == RunConfig(correlation="flat:0").run_id
+
+
+@pytest.mark.parametrize("correlation", ["flat:1.1", "flat:-1.1", "geometric:0.1:1", "flat:nan", "linear:1", "", 1])
+def test_bad_correlations_are_refused(correlation):
+    with pytest.raises(ValidationError) as error:
+        RunConfig(correlation=correlation)
+    assert first_error(error.value, (RunConfig,)).endswith(
+        "must be flat:V, linear:FIRST:LAST or d_latent numbers, all >= -1 and <= 1"
+    )
+
+
+def test_room_for_the_reduced_form():
+    """d - q >= 4k, whatever k and q are."""
+    for shape, form in (
+        ({}, "reduced"), ({"d_embed": 22}, "reduced"), ({"d_embed": 23}, "direct"), ({"d_nuisance": 50}, "reduced"),
+        ({"d_nuisance": 51}, "direct"), ({"d_nuisance": 82, "d_embed": 2}, "reduced"), ({"d_obs": 49}, "direct"),
+    ):  # fmt: skip
+        assert RunConfig(sampler="moments", **shape).moments_form == form, shape
+
+
 def test_identity_holds_the_versions(monkeypatch):
     before = RunConfig().run_id
     for name in ("NUMERICS_VERSION", "SCHEMA_VERSION"):
@@ -189,7 +271,8 @@ def test_default_sweep_is_80_runs_in_4_groups():
     split = tasks(runs, 8)
     assert len(split) >= 8
     assert {run.run_id for group in split for run in group} == {run.run_id for run in runs}
-    assert RunConfig(tau=1e-4, lr_pred=1e-5, auto_beta_c=0.4, mom_pred=0.9, mom_enc=0.9, lr_enc_mode="auto") in runs
+    momenta = {"mom_pred": 0.9, "mom_enc": 0.9, "log_spectra": False}
+    assert RunConfig(tau=1e-4, lr_pred=1e-5, auto_beta_c=0.4, lr_enc_mode="auto", **momenta) in runs
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
 SOURCES = sorted(
     str(path.relative_to(ROOT))
-    for room in ("byolsim", "tests", "benchmarks", "scripts")
+    for room in ("byolsim", "tests", "benchmarks", "scripts", "examples")
     for path in (ROOT / room).rglob("*.py")
 )
 TEXTS = [*PAGES, *SOURCES, "CHANGELOG.md", "justfile", "pyproject.toml", "mkdocs.yml", "tests/README.md"]
@@ -59,7 +59,7 @@ def test_named_files_exist(page):
     """Paths of the repository between backquotes: `byolsim/model/step.py`, `model/step.py`, `tests/contract`."""
     for name in re.findall(r"`([\w./*-]+/[\w.*-]+)`", read(page)):
         rooms = [room.name for room in (ROOT / "byolsim").iterdir() if room.is_dir()]
-        if name.split("/")[0] in ("byolsim", "tests", "benchmarks", "scripts", "docs", *rooms):
+        if name.split("/")[0] in ("byolsim", "tests", "benchmarks", "scripts", "docs", "examples", *rooms):
             found = [*ROOT.glob(name), *ROOT.glob(f"byolsim/{name}"), *ROOT.glob(f"byolsim/{name}.py")]
             assert found, f"{page} names {name}"
 

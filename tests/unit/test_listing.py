@@ -24,6 +24,7 @@ import pytest
 from cases import byolsim, four_runs, made_up, store_made_up
 
 from byolsim import load_runs
+from byolsim.config.fields import hyperparameters
 from byolsim.config.run import RunConfig
 from byolsim.machine.temporary import temporary_path
 from byolsim.store import export
@@ -207,7 +208,7 @@ def test_ls_as_csv_and_json_has_every_hyperparameter(runs):
     runs_json = json.loads(text)
     assert text.count("\n") == 5, "one line a run"
     for run in runs_json:
-        config = RunConfig(**{name: run[name] for name in RunConfig.model_fields})
+        config = RunConfig(**{name: run[name] for name in hyperparameters(RunConfig)})
         assert config.run_id == run["run_id"] and config.ema_m == run["ema_m"]
     rows = list(csv.DictReader(io.StringIO(byolsim("ls --format csv")[1])))
     assert [row["run_id"] for row in rows] == [run["run_id"] for run in runs_json]

@@ -1,4 +1,4 @@
-"""The moments sampler: the algebra of its two forms, its kernels beside the plain formulas, its limits."""
+"""The moments sampler: its kernels beside the plain formulas, its limits. `test_moments_algebra.py` has the algebra."""
 
 from __future__ import annotations
 
@@ -10,158 +10,18 @@ from byolsim.config.run import RunConfig
 from byolsim.draws.streams import MomentsKey, moment_blocks, split_moments
 from byolsim.model import gradients
 from byolsim.model.encoder import initial_weights
-from byolsim.model.linalg import lower_factor, lq_factor, lq_factorisation
 from byolsim.model.moments import (
     ReducedWorld,
     direct_gradient,
     reduced_coordinates,
     reduced_gradient,
-    reduced_gradients,
     retriangulate,
 )
 from byolsim.model.schedule import AutoRates, CurvatureEstimate
 from byolsim.model.world import World
 from byolsim.simulate import simulate_runs
 
-r, d = 3, 17
-SIZES = [1, 2, 3, 5, 9, 40]
-"""n < r, r <= n < 3r and n >= 3r."""
-
-
-class Minibatch:
-    """An explicit minibatch in a generic state, with the noise that the moments replace."""
-
-    def __init__(self, n, seed=0, sigma=0.7):
-        rng = np.random.default_rng(seed)
-        self.n = n
-        self.world = World(rng.normal(size=(d, r)) / np.sqrt(d), np.array([2.5, 1.3, 0.6]), sigma)
-        self.P, self.V = rng.normal(size=(r, r)), 0.3 * rng.normal(size=(r, d))
-        self.B_o, self.B_t = rng.normal(size=(2, r, d)) / np.sqrt(d)
-        self.z = rng.normal(size=(r, n))  # white
-        self.e, self.e_plus = sigma * rng.normal(size=(2, d, n))
-        signal = self.world.A * np.sqrt(self.world.lam) @ self.z
-        self.X, self.X_plus = signal + self.e, signal + self.e_plus
-        self.delta = self.P @ self.B_o @ self.X - self.B_t @ self.X_plus
-        self.G = gradients.sample_residual_gradient(self.P, self.B_o, self.B_t, self.X, self.X_plus)
-        self.loss = gradients.sample_loss(self.P, self.B_o, self.B_t, self.X, self.X_plus)
-        Z_o = self.B_o @ self.X
-        self.C_oo = Z_o @ Z_o.T / n
-
-    def coordinates(self):
-        """X (3r, 5r) of the state, and the directions O (3r, d) that belong to its outside columns."""
-        stack = np.vstack([self.B_o, self.V, self.B_t])
-        inside = stack @ self.world.Q
-        L, O = lq_factorisation(stack - inside @ self.world.Q.T)
-        return np.hstack([inside, L, np.zeros((3 * r, r))]), O
-
-    def cross(self, xi, D, outside):
-        """W with W W^T = xi xi^T, and the N that makes sigma n^(-1/2) C N the cross moment of delta and `outside`."""
-        W = lower_factor(xi)
-        np.testing.assert_allclose(D @ xi, self.delta, atol=1e-12)
-        C = lower_factor(D @ W / np.sqrt(self.n))
-        cross = self.delta @ outside.T / self.n
-        return W, np.linalg.pinv(C) @ cross * np.sqrt(self.n) / self.world.sigma
-
-
-@pytest.mark.parametrize("n", SIZES)
-def test_direct_form_at_the_moments_of_a_minibatch_is_its_gradient(n):
-    """To 1e-10: only rounding separates the two, and the factor C is well-conditioned here."""
-    m = Minibatch(n)
-    sigma, world = m.world.sigma, m.world
-    L_b, Q = lq_factorisation(m.B_o)
-    L_t = lq_factor(m.B_t)
-    xi = np.vstack([m.z, Q @ m.e / sigma, np.linalg.solve(L_t, m.B_t @ m.e_plus) / sigma])
-    M_o, M_t = (B @ world.A * np.sqrt(world.lam) for B in (m.B_o, m.B_t))
-    D = np.hstack([m.P @ M_o - M_t, sigma * m.P @ L_b, -sigma * L_t])
-    W, N = m.cross(xi, D, m.e - Q.T @ Q @ m.e)
-    drawn = direct_gradient(m.P, m.B_o, m.B_t, world, W, N, n)
-    np.testing.assert_allclose(drawn.G, m.G, atol=1e-10)
-    np.testing.assert_allclose(drawn.C_oo, m.C_oo, atol=1e-10)
-    assert drawn.loss == pytest.approx(m.loss, rel=1e-10)
-
-
-@pytest.mark.parametrize("n", SIZES)
-def test_reduced_form_at_the_moments_of_a_minibatch_is_its_step(n):
-    """G on every known direction, and after a step all Gram matrices of the explicit update, to 1e-10."""
-    m = Minibatch(n)
-    world, sigma, reduced = m.world, m.world.sigma, ReducedWorld(m.world)
-    Q_A = world.Q
-    X, O = m.coordinates()
-    b_o, b_t, L_oo, L_t = X[:r, :r], X[2 * r :, :r], X[:r, r : 2 * r], X[2 * r :, r : 4 * r]
-    x_inside, outside = Q_A.T @ m.X, m.X - Q_A @ Q_A.T @ m.X
-    T = lq_factor(np.hstack([b_t @ reduced.root_K, L_t]))
-    w = np.linalg.solve(T, m.B_t @ m.X_plus - b_t @ reduced.K @ x_inside) / sigma
-    xi = np.vstack([np.linalg.solve(reduced.L_x, x_inside), O[:r] @ outside / sigma, w])
-    D = np.hstack([(m.P @ b_o - b_t @ reduced.K) @ reduced.L_x, sigma * m.P @ L_oo, -sigma * T])
-    unknown = outside - O.T @ O @ outside
-    W, fresh = m.cross(xi, D, unknown)
-    _, known = m.cross(xi, D, O[r:] @ outside)
-    N_4, O_4 = lq_factorisation(fresh) if n >= r else lq_factorisation(np.vstack([fresh, np.zeros((r - n, d))]))
-    N = np.hstack([known, N_4[: len(fresh)]])
-    drawn = reduced_gradient(m.P, X, reduced, W, N, n)
-    directions = np.vstack([Q_A.T, O, O_4])
-    np.testing.assert_allclose(drawn.G[:, : 4 * r], m.G @ directions[: 4 * r].T, atol=1e-10)
-    np.testing.assert_allclose(drawn.G @ directions, m.G, atol=1e-10)
-    np.testing.assert_allclose(drawn.C_oo, m.C_oo, atol=1e-10)
-    assert drawn.loss == pytest.approx(m.loss, rel=1e-10)
-
-    mu, beta, tau, eta = 0.8, 0.3, 0.2, 0.1
-    grad_P, grad_B = gradients.gradients(m.P, m.B_o, m.G, eta)
-    V = mu * m.V + grad_B
-    B_o = m.B_o - beta * V
-    B_t = (1 - tau) * m.B_t + tau * B_o
-    explicit = np.vstack([B_o, V, B_t])
-    plain_P, after = plain_step(m.P, X, drawn.G, mu, beta, tau, eta)
-    np.testing.assert_allclose(plain_P, grad_P, atol=1e-10)
-    np.testing.assert_allclose(after[:, :r], explicit @ Q_A, atol=1e-10)
-    np.testing.assert_allclose(after @ after.T, explicit @ explicit.T, atol=1e-10)
-    assert not np.triu(after[:, r:], 1).any()
-
-
-def plain_step(P, X, G, mu, beta, tau, eta):
-    """grad_P, and the coordinates after one step of the encoder and the target."""
-    size = len(P)
-    grad_P, grad_B = reduced_gradients(P, X, G, eta)
-    V = mu * X[size : 2 * size] + grad_B
-    B_o = X[:size] - beta * V
-    return grad_P, retriangulate(np.vstack([B_o, V, (1 - tau) * X[2 * size :] + tau * B_o]))
-
-
-@pytest.mark.parametrize("form", ["direct", "reduced"])
-@pytest.mark.parametrize("n", [1, 2, 6, 30])
-def test_second_moment_of_the_gradient(n, form):
-    """On the d - 2r directions outside of A's columns and B_o's rows, E[G G^T] = sigma^2 / n (d - 2r) E[delta delta^T].
-
-    This sees a wrong C or N, which the algebra above passes by. Means of 4,000 draws within 5 standard errors: with
-    fixed draws the test is certain; over seeds it would fail with probability below 1e-4.
-    """
-    m = Minibatch(n)
-    world, sigma, reduced = m.world, m.world.sigma, ReducedWorld(m.world)
-    M_o, M_t = m.B_o @ world.A, m.B_t @ world.A
-    noise = sigma**2 * (m.P @ m.B_o @ m.B_o.T @ m.P.T + m.B_t @ m.B_t.T)
-    second_moment = (m.P @ M_o - M_t) * world.lam @ (m.P @ M_o - M_t).T + noise
-    both, _ = np.linalg.qr(np.hstack([world.Q, m.B_o.T]))
-    key = MomentsKey(3, n, d, r, form)
-    squares, losses = [], []
-    for block in moment_blocks(key, 4000):
-        for row in block:
-            W, N = split_moments(row, key)
-            if form == "direct":
-                drawn = direct_gradient(m.P, m.B_o, m.B_t, world, W, N, n)
-                rest = drawn.G - drawn.G @ both @ both.T
-            else:
-                drawn = reduced_gradient(m.P, m.coordinates()[0], reduced, W, N, n)
-                rest = drawn.G[:, 2 * r :]
-            squares.append(rest @ rest.T)
-            losses.append(drawn.loss)
-    for values, expected in (
-        (np.array(squares), sigma**2 / n * (d - 2 * r) * second_moment),
-        (np.array(losses), 0.5 * np.trace(second_moment)),
-    ):
-        error = values.std(axis=0) / np.sqrt(len(values))
-        assert (abs(values.mean(axis=0) - expected) < 5 * error).all()
-
-
+r = 3
 VARIANTS = {
     "plain": {},
     "momentum-and-decay": {"mom_enc": 0.8, "mom_pred": 0.7, "weight_decay": 0.05},
@@ -219,12 +79,13 @@ def test_reduced_kernels_at_every_size(size):
 def plain_rows(config):
     """Logged values by the plain forms of `byolsim.model.moments`, with the schedule's plain form."""
     world = World.from_config(config)
-    size, n = world.r, config.batch_size
-    reduced, key = ReducedWorld(world), MomentsKey(config.seed, n, world.d, size, config.moments_form)
-    B_o, P = initial_weights(config, world)
+    size, n = config.k, config.batch_size
+    reduced = ReducedWorld(world)
+    key = MomentsKey(config.seed, n, world.d, world.q, config.moments_form, size, config.world_id or "")
+    start = initial_weights(config, world)
     is_reduced = config.moments_form == "reduced"
-    X = reduced_coordinates(B_o, world) if is_reduced else np.vstack([B_o, np.zeros_like(B_o), B_o])
-    V_P = np.zeros_like(P)
+    X = reduced_coordinates(start, world) if is_reduced else np.vstack([start.B_o, start.V_B, start.B_t])
+    P, V_P = start.P, start.V_P
     curvature = CurvatureEstimate(size, config.power_iters)
     rule = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.weight_decay, world.lambda_max_x)
     alpha, beta = config.lr_pred, config.lr_enc
@@ -252,7 +113,7 @@ def plain_rows(config):
             B = B - beta * V
         X = np.vstack([B, V, (1 - config.tau) * B_t + config.tau * B])
         if is_reduced:
-            X = retriangulate(X)
+            X = retriangulate(X, size)
         if t % config.log_every == 0 or t == config.epochs:
             step = {"loss": drawn.loss, "Hmax": curvature.H, "lr_pred_t": alpha, "lr_enc_t": beta}
             rows[t] = plain_row(P, X, world, is_reduced, step)
@@ -260,9 +121,9 @@ def plain_rows(config):
 
 
 def plain_row(P, X, world, is_reduced, step):
-    size = world.r
-    inside = X[:, :size] if is_reduced else X @ world.Q
-    outside = X[:, size:] if is_reduced else X - inside @ world.Q.T
+    size, q = len(P), world.q
+    inside = X[:, :q] if is_reduced else X @ world.Q
+    outside = X[:, q:] if is_reduced else X - inside @ world.Q.T
     o, t = slice(0, size), slice(2 * size, 3 * size)
     return step | {
         "P": P,

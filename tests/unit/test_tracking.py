@@ -59,7 +59,7 @@ def client(monkeypatch, request):
 def test_configuration_and_rows_are_logged(client, tmp_path, capsys):
     record = one_run(small())
     tracking.log_run(record, tmp_path)
-    assert client.settings["config"] == record.config.model_dump()
+    assert client.settings["config"] == record.config.hyperparameters
     assert client.settings["name"] == record.config.run_id
     assert sorted(client.rows) == record.epochs.tolist()
     assert client.rows[40]["loss_pop"] == record.columns["loss_pop"][-1]

@@ -9,8 +9,9 @@ import pytest
 from cases import HAS_TORCH, needs_torch, one_run, small
 
 from byolsim.config.run import RunConfig
-from byolsim.model.metrics import ACCURACY, has_collapsed, order_metrics, sampled_metrics
+from byolsim.model.metrics import has_collapsed, order_metrics, sampled_metrics
 from byolsim.model.order import OrderParameters
+from byolsim.model.wiener import ACCURACY
 from byolsim.model.world import World
 
 if HAS_TORCH:

@@ -40,7 +40,8 @@ def initial_course(
     K, k = len(group), P.shape[-1]
     now = np.zeros((K, structures.NOW))
     now[:, [structures.H_T, structures.LOSS]] = np.nan
-    now[:, [structures.ALPHA_T, structures.BETA_T]] = hyperparameters(group)[:, [structures.ALPHA, structures.BETA]]
+    in_force, given = (structures.ALPHA_T, structures.BETA_T, structures.TAU_T), hyperparameters(group)
+    now[:, list(in_force)] = given[:, [structures.ALPHA, structures.BETA, structures.TAU]]
     now[:, structures.SQUARE_P] = np.square(P, dtype=np.float64).sum(axis=(1, 2))
     now[:, structures.SQUARE_B] = [np.square(B, dtype=np.float64).sum() for B in B_o]
     average, vector = np.zeros((K, k, k)), np.full((K, k), 1 / np.sqrt(k))

@@ -19,13 +19,13 @@ tuple costs a kernel more than to use it."""
 
 COLUMNS = AUTO_EVERY + 1
 
-H_T, H_FLOOR, TICKS, ALPHA_T, BETA_T, LOSS, SQUARE_P, SQUARE_B = range(8)
-"""Columns of `Course.now`: the curvature estimate, its floor and updates so far, the rates in force, the loss of the
-last step that reported one, and the squared Frobenius norms of P and B_o."""
+H_T, H_FLOOR, TICKS, ALPHA_T, BETA_T, LOSS, SQUARE_P, SQUARE_B, TAU_T = range(9)
+"""Columns of `Course.now`: the curvature estimate, its floor and updates so far, the learning rates in force, the loss
+of the last step that reported one, the squared Frobenius norms of P and B_o, and the rate of the EMA in force."""
 
-NOW = SQUARE_B + 1
+NOW = TAU_T + 1
 
-LOGGED = {"loss": LOSS, "Hmax": H_T, "lr_pred_t": ALPHA_T, "lr_enc_t": BETA_T}
+LOGGED = {"loss": LOSS, "Hmax": H_T, "lr_pred_t": ALPHA_T, "lr_enc_t": BETA_T, "tau_t": TAU_T}
 LOGGED_OF_NOW = tuple(LOGGED.values())
 """`metrics.step_metrics`: the names, and the columns of `Course.now` that hold the values."""
 

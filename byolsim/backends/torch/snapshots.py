@@ -156,6 +156,7 @@ class GroupLog:
                 "Hmax": group.curvature.H,
                 "lr_pred_t": group.rates.alpha,
                 "lr_enc_t": group.rates.beta,
+                "tau_t": group.rates.tau,
             }
         )
         self.valid.append(group.diverged < 0)

@@ -37,9 +37,8 @@ class DirectScratch(NamedTuple):
     M_o: Real  # (k, q) B_o A Lambda^(1/2)
     M_t: Real  # (k, q + p) B_t A_plus Lambda_plus^(1/2)
     L_b: Real  # (k, k) of B_o Pi
-    L_t: Real  # (k, k) of B_t Pi
+    L_t: Real  # (k, k) of B_t Pi, or L_w where p > 0
     alone: Real  # (k, p + k) what x+ has alone, [M_t on its own latents, sigma_plus L_t], and then its reflectors
-    L_w: Real  # (k, k) factor of that
     PM: Real  # (k, q) P M_o
     PL: Real  # (k, k) P L_b
     D: Real  # (k, q + 2k)
@@ -103,7 +102,6 @@ def direct_scratch(config: RunConfig, world: World) -> DirectScratch:
         L_b=real(k, k),
         L_t=real(k, k),
         alone=real(k, p + k),
-        L_w=real(k, k),
         PM=real(k, q),
         PL=real(k, k),
         D=real(k, white),
@@ -125,21 +123,21 @@ def direct_scratch(config: RunConfig, world: World) -> DirectScratch:
 @kernel
 def direct_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, memory, scratch):
     """Steps on a block of `streams.moment_blocks`; see `Sampler.steps`."""
-    now, diverged = course.now, course.diverged
+    now, diverged, hole, sigma, sigma_plus = course.now, course.diverged, world.hole, world.sigma, world.sigma_plus
     for s in range(lo, hi):
-        _share(draws[s], world.sigma, scratch)
+        _share(draws[s], sigma, scratch)
         t = first + s
         for run in range(diverged.size):
             if diverged[run] >= 0:
                 continue
-            _residual(run, world.sigma, world.sigma_plus, world.hole, state, scratch)
+            _residual(run, sigma, sigma_plus, hole, state, scratch)
             if want_loss and s == hi - 1:
                 now[run, LOSS] = 0.5 * np.float64(sum_squares(scratch.E))
             if (t - 1) % int(hyper[run, AUTO_EVERY]) == 0:
                 np.dot(scratch.F, scratch.W[: scratch.F.shape[1]], scratch.FW)
                 np.dot(scratch.FW, scratch.FW.T, work.C)
                 curvature_tick(run, hyper, course, work)
-            _residual_gradient(world.sigma, world.hole, scratch, work.G)
+            _residual_gradient(sigma, hole, scratch, work.G)
             np.dot(work.G, state.B_o[run].T, work.grad_P)
             update(run, t, world.lambda_max_x, hyper, state, course, work, memory)
 
@@ -160,15 +158,20 @@ def _share(row, sigma, scratch):
 @kernel
 def _residual(run, sigma, sigma_plus, hole, state, scratch):
     """D = [P M_o - M_t, sigma P L_b, -L_w], E = D W / sqrt(n) and F = [M_o, sigma L_b], M = B A Lambda^(1/2)."""
-    k, q = scratch.M_o.shape
+    (k, q), has_hole = scratch.M_o.shape, hole.shape[1] > 0
     np.dot(state.B_o[run], scratch.A, scratch.M_o)
     np.dot(state.B_t[run], scratch.A_plus, scratch.M_t)
     scratch.reflectors[:] = state.B_t[run]
-    leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
+    if has_hole:
+        leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
     householder_lq(scratch.reflectors, scratch.L_t, scratch.reflections)
-    _target_alone(sigma_plus, scratch)
+    on_w = scratch.D.dtype.type(-sigma_plus)
+    if scratch.M_t.shape[1] > q:
+        _factor_alone(sigma_plus, scratch)
+        on_w = scratch.D.dtype.type(-1.0)
     scratch.reflectors[:] = state.B_o[run]
-    leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
+    if has_hole:
+        leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
     householder_lq(scratch.reflectors, scratch.L_b, scratch.reflections)
     orthonormal_rows(scratch.reflectors, scratch.reflections, scratch.Q)
     np.dot(state.P[run], scratch.M_o, scratch.PM)
@@ -180,14 +183,14 @@ def _residual(run, sigma, sigma_plus, hole, state, scratch):
             scratch.F[i, j] = scratch.M_o[i, j]
         for j in range(k):
             scratch.D[i, q + j] = noise * scratch.PL[i, j]
-            scratch.D[i, q + k + j] = -scratch.L_w[i, j]
+            scratch.D[i, q + k + j] = on_w * scratch.L_t[i, j]
             scratch.F[i, q + j] = noise * scratch.L_b[i, j]
     np.dot(scratch.D, scratch.W, scratch.E)
 
 
 @kernel
-def _target_alone(sigma_plus, scratch):
-    """L_w = sigma_plus L_t, or the factor of [M_t on the latents that x+ has alone, sigma_plus L_t]."""
+def _factor_alone(sigma_plus, scratch):
+    """L_w, the factor of [M_t on the latents that x+ has alone, sigma_plus L_t], in place of L_t."""
     k, q = scratch.M_o.shape
     p = scratch.M_t.shape[1] - q
     noise = scratch.L_t.dtype.type(sigma_plus)
@@ -196,10 +199,7 @@ def _target_alone(sigma_plus, scratch):
             scratch.alone[i, j] = scratch.M_t[i, q + j]
         for j in range(k):
             scratch.alone[i, p + j] = noise * scratch.L_t[i, j]
-    if p == 0:
-        scratch.L_w[:] = scratch.alone
-    else:
-        householder_lq(scratch.alone, scratch.L_w, scratch.reflections)
+    householder_lq(scratch.alone, scratch.L_t, scratch.reflections)
 
 
 @kernel
@@ -220,8 +220,9 @@ def _residual_gradient(sigma, hole, scratch, G):
             scratch.on_Q[i, j] = noise * scratch.DS[i, q + j] - scratch.on_Q[i, j]
     np.dot(scratch.DS_g, scratch.A.T, G)
     np.dot(scratch.on_Q, scratch.Q, scratch.along_Q)
-    leave_span(scratch.along_Q, hole, scratch.inside, scratch.along)
-    leave_span(scratch.Y, hole, scratch.inside, scratch.along)
+    if hole.shape[1] > 0:
+        leave_span(scratch.along_Q, hole, scratch.inside, scratch.along)
+        leave_span(scratch.Y, hole, scratch.inside, scratch.along)
     for i in range(k):
         for j in range(d):
             G[i, j] += scratch.along_Q[i, j] + scratch.Y[i, j]

@@ -24,17 +24,17 @@ from byolsim.backends.numba.lane_linalg import (
     transpose,
 )
 from byolsim.backends.numba.lanes import load, store, where_positive, zeros
-from byolsim.backends.numba.linalg import distance, householder_lq, share_bartlett
+from byolsim.backends.numba.linalg import share_bartlett
 from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_rates
 from byolsim.backends.numba.rules import follow_in_lane
 from byolsim.backends.numba.samplers.base import Sampler
 from byolsim.backends.numba.samplers.reduced_arrays import (
-    ReducedLogScratch,
     initial_reduced_state,
     reduced_scratch,
     reduced_world,
     whole_packs,
 )
+from byolsim.backends.numba.samplers.reduced_log import log_scratch, reduced_snapshot
 from byolsim.backends.numba.structures import (
     ALPHA,
     ALPHA_T,
@@ -44,7 +44,6 @@ from byolsim.backends.numba.structures import (
     ENC_EVERY,
     ETA,
     KEEP,
-    LOGGED_OF_NOW,
     LOSS,
     MU_B,
     MU_P,
@@ -73,13 +72,7 @@ class Reduced(Sampler):
         self.memory = rules.initial_memory(packs, P)
         self.work = packing.work_arrays(config, 0)
         self.scratch = reduced_scratch(config)
-        self._log_scratch = ReducedLogScratch(
-            outside=np.zeros((k, 3 * k)),
-            online=np.zeros((k, q + 3 * k)),
-            target=np.zeros((k, q + 3 * k)),
-            difference=np.zeros((k, q + 3 * k)),
-            reflections=np.zeros((2, k)),
-        )
+        self._log_scratch = log_scratch(k, q)
 
     @staticmethod
     def numbers(config: RunConfig) -> int:
@@ -302,30 +295,3 @@ def _average(X, lost, factors):
             if j < kept:
                 store(lost, i, j, where_positive(0.5 - tau, (slow - old) - step, zeros(X)))
             store(X, 2 * k + i, j, where_positive(0.5 - tau, slow, fast))
-
-
-@kernel
-def reduced_snapshot(row, lanes, state, course, scratch, log):
-    """As `whole.snapshot`: what the log holds of each run is read off its coordinates."""
-    k, q = log.b_o.shape[2], log.b_o.shape[3]
-    for run in range(log.valid.shape[0]):
-        log.valid[run, row] = course.diverged[run] < 0
-        if course.diverged[run] >= 0:
-            continue
-        p, lane = run // lanes, run % lanes
-        X = state.X[p]
-        for i in range(k):
-            for j in range(k):
-                log.P[run, row, i, j] = state.P[p, i, j, lane]
-                log.L_o[run, row, i, j] = X[i, q + j, lane]
-            for j in range(q):
-                log.b_o[run, row, i, j] = X[i, j, lane]
-                log.b_t[run, row, i, j] = X[2 * k + i, j, lane]
-            for j in range(3 * k):
-                scratch.outside[i, j] = X[2 * k + i, q + j, lane]
-            for j in range(q + 3 * k):
-                scratch.online[i, j], scratch.target[i, j] = X[i, j, lane], X[2 * k + i, j, lane]
-        householder_lq(scratch.outside, log.L_t[run, row], scratch.reflections)
-        log.gap[run, row] = distance(scratch.online, scratch.target, scratch.difference)
-        for i in range(len(LOGGED_OF_NOW)):
-            log.steps[run, row, i] = course.now[run, LOGGED_OF_NOW[i]]

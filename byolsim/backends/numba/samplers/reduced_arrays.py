@@ -74,16 +74,6 @@ class ReducedScratch(NamedTuple):
     P: Real  # (k, k) of one run
 
 
-class ReducedLogScratch(NamedTuple):
-    """Work space of a snapshot, of one run in double precision."""
-
-    outside: np.ndarray  # (k, 3k) of the target, and then its reflectors
-    online: np.ndarray  # (k, q + 3k)
-    target: np.ndarray  # (k, q + 3k)
-    difference: np.ndarray  # (k, q + 3k)
-    reflections: np.ndarray  # (2, k)
-
-
 def whole_packs(group: Sequence[RunConfig]) -> list[RunConfig]:
     """The group, with its last run repeated until every lane of every pack has one."""
     missing = -len(group) % lane_count(group[0].dtype)
