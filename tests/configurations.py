@@ -179,9 +179,8 @@ def answers_to_the_law(config: RunConfig, initial: Start | None = None) -> bool:
     exact = RunConfig(**(config.model_dump() | {"backend": "numpy", "dtype": "float64"}))
     start = initial_weights(exact, World.from_config(exact), initial)
     rng = np.random.default_rng(0)
-    nudged = {
-        name: M * (1 + NUDGE * rng.normal(size=M.shape)) for name, M in start._asdict().items() if name != "epoch"
-    }
+    matrices = {name: M for name, M in start._asdict().items() if isinstance(M, np.ndarray)}
+    nudged = {name: M * (1 + NUDGE * rng.normal(size=M.shape)) for name, M in matrices.items()}
     if np.array_equal(start.B_o, start.B_t):
         nudged["B_t"] = nudged["B_o"]
     here = trajectory(exact, start)

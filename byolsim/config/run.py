@@ -207,7 +207,7 @@ class Shared(Frozen):
     )
     world: Annotated[str, Field(min_length=1, max_length=4096)] | None = hyper(
         None,
-        "FILE.npz with second moments of the views, in place of all options above",
+        "FILE.npz with second moments of the views, in place of the options that make a world",
         outside_id=True,
         world_too=True,
     )

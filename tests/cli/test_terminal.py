@@ -67,7 +67,7 @@ def test_a_signal_in_the_middle_of_an_import(module, number, code):
 IN_A_RUN = """
 import os, signal
 from byolsim.sweeps import compute
-def simulate_group(group, progress):
+def simulate_group(group, progress, **options):
     try:
         os.kill(os.getpid(), {first})
     {then}

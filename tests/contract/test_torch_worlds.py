@@ -19,7 +19,7 @@ from byolsim.draws.streams import evaluation_draws, minibatch_blocks, split_draw
 from byolsim.errors import UserError
 from byolsim.model import gradients
 from byolsim.model.encoder import initial_layers
-from byolsim.model.metrics import METRICS, OF_LINEAR_P, order_metrics, sampled_metrics
+from byolsim.model.metrics import METRICS, OF_LINEAR_MODELS, OF_LINEAR_P, order_metrics, sampled_metrics
 from byolsim.model.samplers import sampler_of, view_key
 from byolsim.model.start import Start
 from byolsim.model.world import World
@@ -307,7 +307,7 @@ def test_an_mlp_runs_in_any_world(kind, target_init, k, model, tmp_path):
         assert record.columns[name][0] == pytest.approx(expected, rel=1e-12)
 
     null = {name for name in METRICS if np.isnan(record.columns[name][-1])}
-    unknown = set(OF_LINEAR_P) if "pred" in MLPS[model] else set()
+    unknown = {*OF_LINEAR_MODELS, *(OF_LINEAR_P if "pred" in MLPS[model] else ())}
     if k != world.r:
         unknown |= {"BA_err_aligned", "enc_procrustes_fro"}
     assert null - {"enc_proj_dist"} == unknown

@@ -28,9 +28,9 @@ def computed(monkeypatch):
     ids = []
     simulate = compute.simulate_group
 
-    def counting(group, progress):
+    def counting(group, progress, **options):
         ids.extend(config.run_id for config in group)
-        return simulate(group, progress)
+        return simulate(group, progress, **options)
 
     monkeypatch.setattr(compute, "simulate_group", counting)
     return ids
