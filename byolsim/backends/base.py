@@ -57,7 +57,7 @@ class Abilities:
 
 
 ABILITIES: dict[str, Abilities] = {
-    "numpy": Abilities(step_operations=3e6),
+    "numpy": Abilities(step_operations=3e6, stop_grad=(True, False)),
     "numba": Abilities(step_operations=2e5),
     "torch": Abilities(
         step_operations=2e6,

@@ -57,6 +57,8 @@ class Known(TypedDict, total=False):
     """Whether `option` is one minus the field, and `also` the field itself."""
     flag: bool
     """Whether the option takes no value."""
+    switch: bool
+    """Whether it takes none and has a second form, `--no_NAME`."""
     listed: bool
     """Whether the option takes a list as text."""
     repeated: bool
