@@ -24,6 +24,23 @@ def run(config: RunConfig, world: World | None = None, initial: Start | None = N
     return block
 
 
+def modes(spectrum: str, k: int, **options: Any) -> RunConfig:
+    """Decoupled modes of an orthonormal world, from `init` modes."""
+    shape = {"d_latent": k, "d_obs": k + 2, "latent_spectrum": spectrum, "init": "modes"}
+    return RunConfig(**(FLOW | shape | options))
+
+
+def start_at(B_o: Array, P: Array | None = None) -> Start:
+    """A start without momentum whose target is the encoder."""
+    P = np.eye(len(B_o)) if P is None else P
+    return Start(P, np.zeros_like(P), B_o, np.zeros_like(B_o), B_o)
+
+
+def sizes(block: LogBlock) -> Array:
+    """norm(B_o)_F at each logged epoch."""
+    return np.linalg.norm(encoders(block), axis=(1, 2))
+
+
 def encoders(block: LogBlock) -> Array:
     """(rows, k, q + k) [b, L], which is B_o in an orthonormal basis of the observations."""
     return np.concatenate([block.order.b_o[0], block.order.L_o[0]], axis=-1)
