@@ -141,7 +141,7 @@ class AutoRates:
 
         With p = norm(P U)_2 and u = norm(U)_2, U = W_L ... W_2 the layers `above` it (I for none), lambda_max(Sigma_x)
         times p^2, u p with the straight Jacobian, (p + u)^2 for one encoder, 2 u (p + u) for both is at least h
-        (docs/derivation.md, section 14).
+        (docs/derivation.md, section 6).
         """
         u = 1.0 if above is None else float(np.linalg.norm(above, 2))
         p = float(np.linalg.norm(P if above is None else P @ above, 2))

@@ -192,6 +192,21 @@ def test_law_22_straight_and_full_have_the_same_fixed_points_and_other_speeds():
     assert np.linalg.norm(full @ full.T - straight @ straight.T) > 0.05
 
 
+@pytest.mark.parametrize("eta", [0.1, 0.4, 1.1])
+def test_law_22_with_decay_the_straight_jacobian_has_no_fold(eta):
+    """p = (s - eta) / kappa below eta = s and 0 above, where the full one dies at s^2 / (4 kappa) = 0.2."""
+    options = {"sigma_n": 0.5, "weight_decay": eta, "lr_pred": 0.1, "lr_enc": 0.1, "epochs": 1000, "log_every": 1000}
+    config = modes("flat:1", 1, **options, pred_jacobian="straight")
+    block = run(config)
+    p, b = block.order.P[0, -1, 0, 0], mode_gains(block, World.from_config(config))[-1, 0]
+    assert p == pytest.approx(max(1 - eta, 0) / 1.25, abs=1e-6)
+    assert b**2 == pytest.approx(p, abs=1e-6)
+    full = run(modes("flat:1", 1, **options)).order.P[0, -1, 0, 0]
+    assert full == pytest.approx(float(theory.stable_gain(1.0, 0.5, eta)), abs=1e-6) and abs(full - p) > 0.02 * (
+        eta < 1
+    )
+
+
 @pytest.mark.parametrize("sampler", ["minibatch", "population"])
 def test_law_22_the_straight_jacobian_has_a_balance_of_its_own(sampler):
     """B_o B_o^T / beta - (P + P^T) / alpha changes by beta G G^T in a step without momentum and decay, exactly.

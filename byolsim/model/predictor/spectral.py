@@ -37,7 +37,7 @@ class Spectral(PredictorRule):
     directpred is a = 1/2 (Tian, Chen and Ganguli, Understanding Self-Supervised Learning Dynamics without Contrastive
     Pairs, ICML 2021, section 4; its equation has eps max_k s_k for s_k^(1/2) as unit, its authors' code normalises by
     the maximum: `pred_norm`). directcopy is a = 1 (Wang, Chen, Du and Tian, Towards Demystifying Representation
-    Learning with Non-contrastive Self-supervision, 2021).
+    Learning with Non-contrastive Self-supervision, 2021). Fixed points: docs/derivation.md, section 14.
     """
 
     learns = False
