@@ -221,6 +221,19 @@ def test_a_grid_says_which_axis_a_rule_or_a_loss_takes_away():
     assert err.splitlines()[0] == "note: tau_logspace is not used: stop_grad = False has one encoder and no EMA"
 
 
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("--pred_rule directcopy", "no predictor rate alpha (pred_rule = 'directcopy')"),
+        ("--no_stop_grad", "no EMA rate tau (stop_grad = False)"),
+    ],
+)
+def test_figures_of_a_grid_without_one_of_their_axes_are_refused_in_one_line(words, missing):
+    assert byolsim(f"sweep {GRID} --backend numpy {words}")[0] == 0
+    line = refused("figs --epoch 8")
+    assert f"has {missing}: figures over alpha and tau need both" in line
+
+
 # --- files of options ---
 
 EVERYTHING = """
