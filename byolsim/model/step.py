@@ -201,5 +201,10 @@ def heavy_ball(W: Array, V: Array, gradient: Array, rate: float, mu: float) -> t
 
 
 def is_bounded(state: State) -> bool:
-    """Whether the Frobenius norms of P and of every layer are numbers of at most `DIVERGENCE_BOUND`."""
-    return all(float(np.linalg.norm(W)) <= DIVERGENCE_BOUND for W in (state.P, state.B_o, *state.upper))
+    """Whether the Frobenius norms of P, of every layer and of encoders of layers are at most `DIVERGENCE_BOUND`.
+
+    Products of many layers that are each below it could leave the range of a float.
+    """
+    whole = state.whole
+    matrices = [state.P, state.B_o, *state.upper, *([whole.B_o, whole.B_t] if len(state.upper) else [])]
+    return all(float(np.linalg.norm(W)) <= DIVERGENCE_BOUND for W in matrices)

@@ -212,6 +212,7 @@ MISTAKES = {
     "run --stop_grad false": "--stop_grad takes no value, not false: its other form is --no_stop_grad",
     "run --no_stop_grad --ema_m 0.9": "stop_grad = False has one encoder and no EMA: ema_m must not be given",
     "run --pred_rule directpred --lr_pred 0.1": "lr_pred = 0.1 belongs to pred_rule = 'learned', not to 'directpred'",
+    "all --pred_rule optimal": "pred_rule = 'optimal' leaves the figures of `byolsim all` without the axis of",
     "sweep --warmup 9000": "warmup = 9000 is more than epochs = 2000: must be at most as many",
     "sweep --pred_rule optimal --lr_enc_mode same": "lr_enc_mode = 'same' takes beta from alpha, which pred_rule = "
     "'optimal' has not: use 'logspace', 'from_tau' or 'auto'",

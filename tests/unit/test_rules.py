@@ -171,6 +171,16 @@ def test_the_bound_of_one_encoder_looks_at_both_views():
     assert world.lambda_max_plus > 2 * world.lambda_max_x
 
 
+def test_a_product_of_layers_that_leaves_the_bound_diverges():
+    """Forty layers of norm 3 or so each, by 2 I or by I: the product is 1e12 times the first, or the first."""
+    config = small(backend="numpy", enc_depth=40, lr_pred=0.0, lr_enc=0.0)
+    for factor, epoch in ((2.0, 1), (1.0, None)):
+        upper = factor * np.tile(np.eye(3), (39, 1, 1))
+        initial = {"P": np.eye(3), "B_o": np.ones((3, 8)), "upper": upper, "V_upper": 0 * upper, "upper_t": upper}
+        (record,) = simulate_runs([config], initial=initial)
+        assert record.diverged_epoch == epoch
+
+
 def test_a_rule_that_sets_an_infinite_predictor_diverges():
     record = one_run(
         small(backend="numpy", pred_rule="spectral", pred_power=100.0, init_scale=1e5, latent_spectrum="flat:100")
