@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import one_run, small
+from cases import one_run, small, trajectory
 from pydantic import ValidationError
 
 from byolsim.config.describe import first_error
@@ -186,3 +186,26 @@ def test_a_rule_that_sets_an_infinite_predictor_diverges():
         small(backend="numpy", pred_rule="spectral", pred_power=100.0, init_scale=1e5, latent_spectrum="flat:100")
     )
     assert (record.status, record.diverged_epoch) == ("diverged", 1)
+
+
+@pytest.mark.parametrize("every", [None, 3])
+@pytest.mark.parametrize("form", ["none", "max"])
+def test_a_spectral_rule_takes_in_every_step_and_sets_at_its_own(form, every):
+    """P_t of the average F of C_oo before the steps 1 to t, at t = 1, 1 + every, ...; else P_(t - 1)."""
+    options: dict[str, Any] = {"pred_rule": "spectral", "pred_norm": form, "pred_power": 0.7, "pred_eps": 0.05}
+    config = small(
+        **options, backend="numpy", sampler="population", lr_enc=0.1, tau=0.3, epochs=12, log_every=1, pred_every=every,
+        pred_corr_rate=0.4, enc_depth=2,
+    )  # fmt: skip
+    world, order = World.from_config(config), trajectory(config).order
+    F = None
+    for t in range(1, 13):
+        b, L = order.b_o[0, t - 1], order.L_o[0, t - 1]
+        C_oo = b @ world.S_xx @ b.T + world.sigma**2 * L @ L.T
+        F = C_oo if F is None else 0.6 * F + 0.4 * C_oo
+        if (t - 1) % (every or 1) == 0:
+            s, U = np.linalg.eigh(F)
+            p = s**0.7 + 0.05 * s.max() if form == "none" else (s / s.max()) ** 0.7 + 0.05
+            P = (U * p) @ U.T
+        np.testing.assert_allclose(order.P[0, t], P, atol=1e-12)
+    assert np.linalg.norm(order.P[0, 1] - order.P[0, 12]) > 0.01
