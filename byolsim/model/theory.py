@@ -31,7 +31,7 @@ def optimal_predictor(b_o: Array, L_o: Array, b_t: Array, world: World, cutoff: 
     """P* = C_to C_oo^+ (k, k) from order parameters, also where C_oo is singular; by its factor F.
 
     With C_oo = F F^T and C_to = [Y, 0] F^T it is [Y, 0] F^+. Singular values of F below `cutoff` times the largest
-    count as zero.
+    count as zero (docs/derivation.md, section 13).
     """
     root_lam = np.sqrt(world.lam)
     noise = np.hstack([b_o, L_o]) if world.noise_inside else L_o
