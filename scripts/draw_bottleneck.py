@@ -1,4 +1,4 @@
-"""Draw docs/bottleneck.png: a strong noisy mode is passed over for a weak clean one; docs/derivation.md, section 12.
+"""Draw docs/bottleneck.png: a strong noisy mode is passed over for a weak clean one; docs/derivation.md, section 18.
 
 python scripts/draw_bottleneck.py [FILE.png]
 """

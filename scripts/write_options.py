@@ -16,14 +16,13 @@ Written by `scripts/write_options.py` from the fields of `byolsim/config`; a tes
 
 Each option is also a key of a `--config FILE.toml`, which every command takes: one file serves them all, each reads
 its own keys, and a key of none is an error. The hyperparameters are fields of `RunConfig` or `SweepConfig` in Python
-(`ema_m` is kept as `tau`), and those of a run are columns of its Parquet file, with two more that have one value in
-this version: `pred_rule` is `learned`, `stop_grad` is true, and but for `log_spectra`, which says what is logged and
-decides no number. `byolsim all` takes the options of `sweep` but `shard`,
-and `metric`, `enc_metric` and `out` of `figs`; from a file also those of `run`, for its single run.
+(`ema_m` is kept as `tau`), and those of a run are columns of its Parquet file. `byolsim all` takes the options of
+`sweep` but `shard`, and `metric`, `enc_metric` and `out` of `figs`; from a file also those of `run`, for its single
+run.
 
-A whole number may be written `1e3`, `--log_wandb` alone means true, and `--no_log_spectra` is the other form of
-`--log_spectra`. The torch backend, and with it MLPs and CUDA
-devices, needs the extra `torch`.
+A whole number may be written `1e3`, and `--log_wandb` alone means true. What is true or false by two forms, like
+`--stop_grad` and `--no_stop_grad`, takes no value; in a file it is `stop_grad = false`. The torch backend, and with it
+MLPs and CUDA devices, needs the extra `torch`. [Methods](methods.md) says which options make which published method.
 """
 BACKENDS = """What each backend runs, in every combination with a meaning: `direct` and `reduced` are the two forms of
 `sampler = moments`, and an MLP takes minibatches only. What a backend does not run is refused before anything is

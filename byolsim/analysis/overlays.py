@@ -86,7 +86,15 @@ def schedule_constants(configs: Sequence[RunConfig]) -> dict[str, set[float]]:
 
 
 def check_rates(config: RunConfig) -> None:
-    """`UserError` where a run, made in Python, claims a mode that its rates do not have, or is off the axes."""
+    """`UserError` where a run has no place on the axes, or, made in Python, claims a mode that is not its rates'."""
+    if config.pred_rule != "learned" or not config.stop_grad:
+        missing = "no EMA rate tau (stop_grad = False)"
+        if config.stop_grad:
+            missing = f"no predictor rate alpha (pred_rule = {config.pred_rule!r})"
+        raise UserError(
+            f"run {config.run_id} has {missing}: figures over alpha and tau need both; leave it out with --where, or "
+            "read the folder from Python"
+        )
     auto = config.lr_enc_mode == "auto"
     fits = (config.lr_enc is None) == auto and (auto or config.lr_pred is not None)
     if not fits or config.tau == 0 or config.lr_pred == 0:

@@ -11,6 +11,7 @@ from byolsim.config.commands import FigsConfig, RunOutput, SweepOutput
 from byolsim.config.fields import names
 from byolsim.config.grid import SweepConfig, sweep_notes
 from byolsim.config.run import RunConfig
+from byolsim.errors import UserError
 from byolsim.machine.whole import check_writable
 
 
@@ -27,6 +28,11 @@ from byolsim.machine.whole import check_writable
 def command(given: Given) -> int:
     """Parse, then the three commands in turn."""
     run, grid = given.build(RunConfig), given.build(SweepConfig)
+    for axis, option in grid.without.items():
+        raise UserError(
+            f"{option} leaves the figures of `byolsim all` without the axis of {axis}: use `byolsim run` and "
+            "`byolsim sweep`, which draw nothing"
+        )
     run_output, output = given.build(RunOutput), given.build(SweepOutput)
     figures = given.build(
         FigsConfig, runs_dir=output.out_dir, epoch=grid.epochs, lr_enc_mode=grid.lr_enc_mode, use_last_valid=False

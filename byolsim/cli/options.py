@@ -170,7 +170,8 @@ def _click_option(name: str, field: FieldInfo) -> click.Option:
         return click.Option([f"--{name}"], is_flag=True, default=None, help=text)
     if known(field).get("switch"):
         default = default_text(field)
-        return click.Option([f"--{name}/--no_{name}"], default=None, help=f"{text}  [default: {default}]")
+        text += f"  [default: {default}]" if default else ""
+        return click.Option([f"--{name}/--no_{name}"], default=None, help=text)
     if typing.get_origin(bare) is typing.Literal:
         metavar = "[" + "|".join(typing.get_args(bare)) + "]"
     else:

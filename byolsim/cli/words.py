@@ -63,13 +63,16 @@ def place_of(name: str, taken: Collection[str], sign: str = "--") -> str | None:
 
 
 def _several_values(words: Sequence[str], options: Mapping[str, click.Option]) -> str | None:
-    """The mistake of the first option that was given more values than the one that it takes."""
+    """The mistake of the first option that was given more values than the one, or none, that it takes."""
     values: list[str] = []
     name = ""
     for word in [*words, "--"]:
         if not word.startswith("-") or is_number(word):
             values.append(word)
             continue
+        if values and name in options and options[name].secondary_opts:
+            other = options[name].secondary_opts[0]
+            return f"--{name} takes no value, not {' '.join(values)}: its other form is {other}"
         if len(values) > 1 and name in options and not options[name].is_flag:
             if isinstance(options[name], Repeated):
                 return f"--{name} takes one value, not {' '.join(values)}: put it in quotes"

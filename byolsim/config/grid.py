@@ -97,12 +97,28 @@ class SweepConfig(Shared):
             )
         if self.lr_enc_mode == "auto" and self.auto_beta_c == 0:
             raise ValueError("auto_beta_c = 0 with lr_enc_mode = 'auto': must be > 0, the encoder follows the schedule")
+        if self.lr_enc_mode in ("same", "ratio") and "lr_pred_logspace" in self.without:
+            raise ValueError(
+                f"lr_enc_mode = {self.lr_enc_mode!r} takes beta from alpha, which {self.without['lr_pred_logspace']} "
+                "has not: use 'logspace', 'from_tau' or 'auto'"
+            )
         return self
 
+    @property
+    def without(self) -> Mapping[str, str]:
+        """The axes that the grid does not have, whatever its mode, each with the option that takes it away."""
+        missing = {}
+        if self.pred_rule != "learned":
+            missing["lr_pred_logspace"] = f"pred_rule = {self.pred_rule!r}"
+        if not self.stop_grad:
+            missing["tau_logspace"] = "stop_grad = False"
+        return missing
+
     def axes(self) -> Iterator[tuple[str, Any]]:
-        """Name and values (of a range START, STOP and STEPS) of each axis that the mode uses, the outermost first."""
+        """Name and values (of a range START, STOP and STEPS) of each axis that the grid has, the outermost first."""
         for name in NESTING:
-            if known(type(self).model_fields[name]).get("used_by", self.lr_enc_mode) == self.lr_enc_mode:
+            mode = known(type(self).model_fields[name]).get("used_by", self.lr_enc_mode)
+            if mode == self.lr_enc_mode and name not in self.without:
                 yield name, getattr(self, name)
 
 
@@ -125,7 +141,15 @@ def sweep_notes(given: Mapping[str, Any], config: SweepConfig) -> list[str]:
         for name in sorted(of_a_mode, key=lambda name: name in RunConfig.model_fields)  # a grid's own options first
         if given.get(name) is not None and config.lr_enc_mode != used_by[name]
     ]
+    why = {"lr_pred_logspace": "sets the predictor, which has no rate", "tau_logspace": "has one encoder and no EMA"}
+    notes += [
+        f"{name} is not used: {option} {why[name]}"
+        for name, option in config.without.items()
+        if given.get(name) is not None
+    ]
     for name in filter(is_range, NESTING):
+        if name in config.without:
+            continue
         start, stop, steps = getattr(config, name)
         if given.get(name) is not None and steps == 1 and start != stop:
             notes.append(f"{name} = {start:g} {stop:g} 1 is START alone: STOP = {stop:g} is not used with STEPS = 1")
@@ -193,7 +217,7 @@ def grid_of(sweep: SweepConfig, resolve: Callable[[RunConfig], RunConfig] = lamb
     `auto_alpha_c` > 0. The other modes use no schedule. `resolve` is a backend's, applied to each run.
     """
     shared = {name: value for name, value in sweep.model_dump().items() if name in RunConfig.model_fields}
-    taus = list(dict.fromkeys(logspace(*sweep.tau_logspace)))
+    taus = [1.0] if "tau_logspace" in sweep.without else list(dict.fromkeys(logspace(*sweep.tau_logspace)))
     sizes, rates = sweep.batch_sizes, _Rates(sweep)
 
     @lru_cache(maxsize=1024)  # the first run of a group is asked for again and again
@@ -213,13 +237,12 @@ class _Rates:
 
     def __init__(self, sweep: SweepConfig) -> None:
         self.sweep = sweep
-        learns = sweep.pred_rule == "learned"
-        self.alphas = list(dict.fromkeys(logspace(*sweep.lr_pred_logspace))) if learns else [0.0]
+        self.learns = "lr_pred_logspace" not in sweep.without
+        self.alphas = list(dict.fromkeys(logspace(*sweep.lr_pred_logspace))) if self.learns else [0.0]
         self.betas = list(dict.fromkeys(logspace(*sweep.lr_enc_logspace))) if sweep.lr_enc_mode == "logspace" else [0.0]
 
     def __len__(self) -> int:
-        learns = self.sweep.pred_rule == "learned"
-        scheduled = self.sweep.lr_enc_mode == "auto" and self.sweep.auto_alpha_c > 0 and learns
+        scheduled = self.sweep.lr_enc_mode == "auto" and self.sweep.auto_alpha_c > 0 and self.learns
         return len(self.alphas) * len(self.betas) + scheduled
 
     def at(self, index: int, tau: float) -> dict[str, float]:

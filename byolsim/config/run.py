@@ -129,6 +129,7 @@ class Shared(Frozen):
         title="predictor decay",
         log=True,
         ability=True,
+        of_rules=("learned",),
     )
     weight_decay_enc: Rate | None = hyper(
         None,
@@ -230,7 +231,7 @@ class Shared(Frozen):
     )
     init_scale: InitScale = hyper(None, "factor on the initial encoder (1)", per_run=True, of_start=True, log=True)
     init_pred_scale: InitScale = hyper(
-        None, "factor on the initial predictor (1)", per_run=True, of_start=True, log=True
+        None, "factor on the initial predictor (1)", per_run=True, of_start=True, log=True, of_rules=("learned",)
     )
     target_init: Annotated[Literal["copy", "zero", "independent"] | None, AfterValidator(_null_at("copy"))] = hyper(
         None, "start of the target (copy): the online encoder, 0, or a draw of its own", per_run=True, of_start=True
@@ -273,10 +274,11 @@ class Shared(Frozen):
     )
     pred_symmetric: Annotated[bool | None, AfterValidator(_null_at(False))] = hyper(
         None,
-        "a learned P is replaced by its symmetric part after each of its steps",
+        "a learned P is replaced by its symmetric part after each of its steps (no)",
         of_rules=("learned",),
         compiled=True,
         ability=True,
+        switch=True,
     )
     pred_jacobian: Annotated[Literal["full", "straight"] | None, AfterValidator(_null_at("full"))] = hyper(
         None,
@@ -285,10 +287,14 @@ class Shared(Frozen):
         ability=True,
     )
     stop_grad: bool = hyper(
-        True, "no gradient flows through the target branch; off: one encoder, B_t = B_o", compiled=True
+        True, "no gradient flows through the target branch; off: one encoder, B_t = B_o", compiled=True, switch=True
     )
     symmetric_loss: Annotated[bool | None, AfterValidator(_null_at(False))] = hyper(
-        None, "the mean of the loss and of that with the views exchanged", compiled=True, ability=True
+        None,
+        "the mean of the loss and of that with the views exchanged (no)",
+        compiled=True,
+        ability=True,
+        switch=True,
     )
     sampler: Literal["minibatch", "moments", "population"] = hyper(
         "minibatch",
@@ -361,8 +367,6 @@ class Shared(Frozen):
             )
         if self.sampler == "population" and mlp:
             raise ValueError("sampler = 'population' needs linear models: with an MLP use sampler = 'minibatch'")
-        if self.init == "pinv" and mlp:
-            raise ValueError("init = 'pinv' needs linear models: with an MLP use init = 'zero_pred' or 'random'")
         self._check_rule()
         return self
 
@@ -375,29 +379,46 @@ class Shared(Frozen):
                     f"{name} = {getattr(self, name)} belongs to pred_rule = {' or '.join(map(repr, rules))}, "
                     f"not to {self.pred_rule!r}"
                 )
+        if self.pred_update_every != 1 and self.pred_rule != "learned":
+            own = "is I at every step" if self.pred_rule == "identity" else "is set every pred_every steps"
+            raise ValueError(
+                f"pred_update_every = {self.pred_update_every} belongs to pred_rule = 'learned': with "
+                f"{self.pred_rule!r} the predictor {own}"
+            )
         if self.pred_corr == "BBT" and self.pred_corr_rate is not None:
-            raise ValueError("pred_corr_rate is of the average of C_oo: pred_corr = 'BBT' has none")
+            raise ValueError(
+                f"pred_corr_rate = {self.pred_corr_rate} is that of the average of C_oo, and pred_corr = 'BBT' has none"
+            )
         for name, value in (("stop_grad", not self.stop_grad), ("symmetric_loss", self.symmetric_loss)):
             if value and self.sampler == "moments":
                 raise ValueError(
                     f"{name} = {getattr(self, name)} needs the samples of both views, and sampler = 'moments' draws "
                     "what the online view alone needs: use sampler = 'minibatch' or 'population'"
                 )
-        if not self.stop_grad and self.target_init is not None:
-            raise ValueError(f"target_init = {self.target_init!r} has no meaning with stop_grad = False: one encoder")
+        for name in ("target_init", "ema_schedule"):
+            if not self.stop_grad and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} has no meaning with stop_grad = False: there is one encoder"
+                )
+        if self.warmup is not None and self.warmup > self.epochs:
+            raise ValueError(f"warmup = {self.warmup} is more than epochs = {self.epochs}: must be at most as many")
         if "mlp" in (self.enc, self.pred):
             self._check_mlp()
 
     def _check_mlp(self) -> None:
-        """What is not there for an MLP."""
-        if self.enc == "mlp" and self.depth > 1:
-            raise ValueError(f"enc_depth = {self.enc_depth} is for linear encoders: an MLP has hidden")
-        if self.pred == "mlp" and self.pred_rule != "learned":
-            raise ValueError(f"pred_rule = {self.pred_rule!r} sets a matrix: use pred = 'linear'")
-        if self.pred_rule == "optimal" or self.pred_corr == "BBT" or (self.pred == "mlp" and self.pred_symmetric):
-            raise ValueError("pred_rule = 'optimal', pred_corr = 'BBT' and pred_symmetric need linear models")
-        if self.pred_jacobian == "straight":
-            raise ValueError("pred_jacobian = 'straight' needs linear models")
+        """What is not there for an MLP, and what to use instead."""
+        linear = "enc = 'linear' and pred = 'linear'"
+        for name, asked, use in (
+            ("init", self.init in ("pinv", "modes"), "init = 'zero_pred' or 'random'"),
+            ("enc_depth", self.depth > 1, linear),
+            ("pred_rule", self.pred_rule == "optimal", linear),
+            ("pred_rule", self.pred == "mlp" and self.pred_rule != "learned", "pred = 'linear'"),
+            ("pred_symmetric", self.pred == "mlp" and self.pred_symmetric, "pred = 'linear'"),
+            ("pred_corr", self.pred_corr == "BBT", "pred_corr = 'C_oo'"),
+            ("pred_jacobian", self.pred_jacobian == "straight", "pred_jacobian = 'full'"),
+        ):
+            if asked:
+                raise ValueError(f"{name} = {getattr(self, name)!r} needs linear models: with an MLP use {use}")
 
     @property
     def depth(self) -> int:
@@ -630,14 +651,6 @@ class RunConfig(Shared):
         n, mu = self.batch_size, self.mom_pred
         x = 2 * (1 - mu) / ((1 - mu) / (1 + mu) + (1 + self.k) / n)
         return True if self.auto_alpha_c * self.tau > x / 2 else None
-
-    @model_validator(mode="after")
-    def _check_schedules(self) -> RunConfig:
-        if self.ema_schedule is not None and not self.stop_grad:
-            raise ValueError("ema_schedule has no meaning with stop_grad = False: one encoder")
-        if self.warmup is not None and self.warmup > self.epochs:
-            raise ValueError(f"warmup = {self.warmup} is more than epochs = {self.epochs}: must be at most as many")
-        return self
 
     @property
     def ema_m(self) -> float:

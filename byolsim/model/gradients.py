@@ -101,7 +101,8 @@ def gradients(P: Array, B_o: Array, G: Array, eta: float = 0.0) -> tuple[Array, 
 def encoder_gradient(P: Array, G: Array, G_plus: Array | None = None, straight: bool = False) -> Array:
     """P^T G (k, d), the gradient in the whole encoder; G itself with the straight Jacobian; less G_plus if it is given.
 
-    With one encoder, B_t = B_o, the loss depends on it through the target too: - (1/n) sum delta x+^T.
+    With one encoder, B_t = B_o, the loss depends on it through the target too: - (1/n) sum delta x+^T
+    (docs/derivation.md, sections 12 and 16).
     """
     through = G if straight else P.T @ G
     return through if G_plus is None else through - G_plus
@@ -110,7 +111,7 @@ def encoder_gradient(P: Array, G: Array, G_plus: Array | None = None, straight: 
 def layer_gradients(whole: Array, first: Array, upper: Array) -> tuple[Array, Array]:
     """The gradients in W_1 (k, d) and in W_2, ..., W_L (L - 1, k, k) from that in their product W_L ... W_1 (k, d).
 
-    grad W_l = (W_L ... W_(l+1))^T grad (W_(l-1) ... W_1)^T.
+    grad W_l = (W_L ... W_(l+1))^T grad (W_(l-1) ... W_1)^T (docs/derivation.md, section 15).
     """
     below = [first]  # W_(l-1) ... W_1
     for W in upper[:-1]:

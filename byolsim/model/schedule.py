@@ -113,7 +113,14 @@ class CurvatureEstimate:
 
 @dataclass(frozen=True)
 class AutoRates:
-    """The plain form of the rule: alpha_t = c_alpha tau_t / H_t and beta_t = c_beta tau_t / H_t below their limits."""
+    """The plain form of the rule: alpha_t = c_alpha tau_t / H_t and beta_t = c_beta tau_t / H_t below their limits.
+
+    Attributes
+    ----------
+    lambda_max_x : of Sigma_x, or the larger one of both views where gradients flow through both.
+    straight : whether the encoder's gradient skips the predictor.
+    one_encoder : whether it flows through the target branch too.
+    """
 
     tau: float
     mu_P: float
@@ -121,16 +128,27 @@ class AutoRates:
     eta_P: float
     eta_B: float
     lambda_max_x: float
+    straight: bool = False
+    one_encoder: bool = False
 
     def alpha(self, c: float, H: float, noise_limit: float = np.inf) -> tuple[float, bool]:
         """The predictor's rate at curvature H (floored), and whether 2 (1 + mu_P) / (H + eta) or the noise cut it."""
         limit = min(LIMIT_FRACTION * heavy_ball_limit(H, self.mu_P, self.eta_P), noise_limit)
         return _below(c * self.tau / H, limit)
 
-    def beta(self, c: float, H: float, P: Array) -> tuple[float, bool]:
-        """The encoder's rate, and whether its limit 2 (1 + mu_B) / (lambda_max(Sigma_x) ||P||_2^2 + eta) cut it."""
-        curvature = self.lambda_max_x * float(np.linalg.norm(P, 2)) ** 2
-        return _below(c * self.tau / H, LIMIT_FRACTION * heavy_ball_limit(curvature, self.mu_B, self.eta_B))
+    def beta(self, c: float, H: float, P: Array, above: Array | None = None) -> tuple[float, bool]:
+        """The encoder's rate, and whether its limit 2 (1 + mu_B) / (h + eta) cut it, h the first layer's curvature.
+
+        With p = norm(P U)_2 and u = norm(U)_2, U = W_L ... W_2 the layers `above` it (I for none), lambda_max(Sigma_x)
+        times p^2, u p with the straight Jacobian, (p + u)^2 for one encoder, 2 u (p + u) for both is at least h
+        (docs/derivation.md, section 6).
+        """
+        u = 1.0 if above is None else float(np.linalg.norm(above, 2))
+        p = float(np.linalg.norm(P if above is None else P @ above, 2))
+        both = p + u * self.one_encoder
+        gain = u * both * (1 + self.one_encoder) if self.straight else both**2
+        limit = heavy_ball_limit(self.lambda_max_x * gain, self.mu_B, self.eta_B)
+        return _below(c * self.tau / H, LIMIT_FRACTION * limit)
 
 
 def _below(rate: float, limit: float) -> tuple[float, bool]:

@@ -47,6 +47,7 @@ class Start(NamedTuple):
     lost_upper: Array | None = None
     lost: Array | None = None  # (k, d) what rounding gave B_t too much, in single precision; None for 0
     curvature: Curvature | None = None  # None for an estimate that has seen nothing
+    F: Array | None = None  # (k, k) average of the predictor's rule (`predictor.spectral`); None for one that has none
 
     @property
     def digest(self) -> str:
@@ -112,6 +113,7 @@ def check_start(start: Start, config: RunConfig) -> None:
         "V_B": (k, width),
         "B_t": (k, width),
         "lost": (k, width),
+        "F": (k, k),
     }
     if config.depth > 1 and (start.upper is None or start.V_upper is None or start.upper_t is None):
         raise ValueError(f"initial has one layer: must have enc_depth = {config.depth}, in upper, V_upper and upper_t")
@@ -123,3 +125,19 @@ def check_start(start: Start, config: RunConfig) -> None:
     for name, value in start.arrays().items():
         if name in shapes and value.shape != shapes[name]:
             raise ValueError(f"initial {name} has shape {value.shape}: must be {shapes[name]}")
+    _check_meaning(start, config)
+
+
+def _check_meaning(start: Start, config: RunConfig) -> None:
+    """What a start of the right shapes cannot be."""
+    layers = [(start.B_o, start.B_t)]
+    if start.upper is not None and start.upper_t is not None:
+        layers.append((start.upper, start.upper_t))
+    if not config.stop_grad and not all(np.array_equal(W, W_t) for W, W_t in layers):
+        raise ValueError("initial B_t is not B_o, and stop_grad = False has one encoder: leave out the target")
+    for name in ("lr_schedule", "ema_schedule"):
+        if start.epoch and getattr(config, name) is not None:
+            raise ValueError(
+                f"{name} = {getattr(config, name)!r} ends at step {config.epochs}, and the start has {start.epoch} "
+                f"steps behind it: use {name} = 'constant', or a start at epoch 0"
+            )

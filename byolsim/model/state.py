@@ -11,7 +11,10 @@ Array = NDArray[Any]
 """Of the dtype that the run trains in, float64 or float32."""
 
 DIVERGENCE_BOUND = 1e8
-"""A run diverges when norm(P)_F or norm(B_o)_F exceeds this or is not a number; checked at every step."""
+"""A run diverges when norm(P)_F or norm(B_o)_F exceeds this or is not a number; checked at every step.
+
+Of an encoder of layers each layer and both products, W_L ... W_1 and that of the target, must be within it.
+"""
 
 
 class State(NamedTuple):

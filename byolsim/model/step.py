@@ -20,6 +20,7 @@ equals it to rounding.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class Rules:
 
     Attributes
     ----------
-    lambda_max_x : the largest eigenvalue of Sigma_x, for the bound of beta.
+    lambda_max_x : for the bound of beta, the largest eigenvalue of Sigma_x, or the larger one of both views where the
+        encoder's gradient flows through both.
     predictor, target : how they follow.
     settle : brings the state of a sampler's coordinates back to their form after a step that moved the encoder.
     """
@@ -92,11 +94,21 @@ class Run:
     diverged_epoch: int = -1
 
 
-def start(state: State, rules: Rules, seen: Seen, curvature: Curvature | None = None) -> Run:
-    """A run at epoch 0, with what it knows of the curvature: no rate set yet that follows the schedule."""
+def start(
+    state: State,
+    rules: Rules,
+    seen: Seen,
+    curvature: Curvature | None = None,
+    behind: int = 0,
+    kept: Array | None = None,
+) -> Run:
+    """A run at epoch 0, with what it knows of the curvature: no rate set yet that follows the schedule.
+
+    `behind` and `kept` are what `PredictorRule.start` asks for in a run that goes on.
+    """
     config = rules.config
     alpha, beta = (math.nan if rate is None else rate for rate in (config.lr_pred, config.lr_enc))
-    P, memory = rules.predictor.start(seen)
+    P, memory = rules.predictor.start(seen, behind, kept)
     return Run(
         state=state._replace(P=P),
         memory=memory,
@@ -115,6 +127,8 @@ def step(t: int, run: Run, rules: Rules, seen: Seen, evaluate: Callable[[State],
     """
     P, memory = rules.predictor.before_step(t, seen, run.memory)
     before = run.state._replace(P=P)
+    if not is_bounded(before):  # a rule may set any P
+        return dataclasses.replace(run, diverged_epoch=t)
     evaluation = evaluate(before)
     curvature = curvature_after(t, run.curvature, evaluation.C_oo, rules.config)
     rates = rates_in_force(t, curvature, before, rules)
@@ -145,18 +159,19 @@ def curvature_after(t: int, estimate: CurvatureEstimate, C_oo: Array, config: Ru
 def rates_in_force(t: int, curvature: CurvatureEstimate, before: State, rules: Rules) -> Rates:
     """alpha_t, beta_t and tau_t: fixed, or min(c tau_t / H, limit) with H = max(H_t, H_floor), times `rate_factor`.
 
-    The limit of beta is that of P W_L ... W_2, through which the first layer acts, before the step.
+    The limit of beta is that of the first layer, by P and the other layers before the step.
     """
     config, tau = rules.config, ema_rate(t, rules.config)
-    auto = AutoRates(tau, config.mom_pred, config.mom_enc, config.eta_P, config.eta_B, rules.lambda_max_x)
+    decays, losses = (config.eta_P, config.eta_B), (config.pred_jacobian == "straight", not config.stop_grad)
+    auto = AutoRates(tau, config.mom_pred, config.mom_enc, *decays, rules.lambda_max_x, *losses)
     H, floored = max(curvature.H, curvature.H_floor), curvature.H_floor > curvature.H
     alpha, alpha_cut, beta, beta_cut = config.lr_pred, False, config.lr_enc, False
     if alpha is None:
         noise = curvature.noise_limit(config.batch_size, config.mom_pred) if config.auto_noise_limit else math.inf
         alpha, alpha_cut = auto.alpha(config.auto_alpha_c, H, noise)
     if beta is None:
-        through = before.P @ product(before.upper) if len(before.upper) else before.P
-        beta, beta_cut = auto.beta(config.auto_beta_c, H, through.astype(np.float64))
+        above = product(before.upper).astype(np.float64) if len(before.upper) else None
+        beta, beta_cut = auto.beta(config.auto_beta_c, H, before.P.astype(np.float64), above)
     scheduled = config.lr_pred is None or config.lr_enc is None
     factor = rate_factor(t, config)
     return Rates(factor * alpha, factor * beta, tau, (alpha_cut, beta_cut, floored and scheduled))
@@ -186,5 +201,10 @@ def heavy_ball(W: Array, V: Array, gradient: Array, rate: float, mu: float) -> t
 
 
 def is_bounded(state: State) -> bool:
-    """Whether the Frobenius norms of P and of every layer are numbers of at most `DIVERGENCE_BOUND`."""
-    return all(float(np.linalg.norm(W)) <= DIVERGENCE_BOUND for W in (state.P, state.B_o, *state.upper))
+    """Whether the Frobenius norms of P, of every layer and of encoders of layers are at most `DIVERGENCE_BOUND`.
+
+    Products of many layers that are each below it could leave the range of a float.
+    """
+    whole = state.whole
+    matrices = [state.P, state.B_o, *state.upper, *([whole.B_o, whole.B_t] if len(state.upper) else [])]
+    return all(float(np.linalg.norm(W)) <= DIVERGENCE_BOUND for W in matrices)

@@ -45,7 +45,7 @@ def fixed_point_predictor(M: Array, world: World) -> Array:
 
     For any invertible M (r, r): learning sets the row span of the encoder and the predictor, not M
     (docs/derivation.md, section 8). Of worlds x = A z + e, x+ = A z + e+ with k = r, whatever the noise of x+; other
-    worlds and widths have the fixed points of section 12 there.
+    worlds and widths have the fixed points of section 18 there.
     """
     signal = world.lam[:, None] * (world.A.T @ world.A)
     W = np.linalg.solve((signal + world.sigma**2 * np.eye(world.q)).T, signal.T).T
@@ -58,7 +58,7 @@ def collapse_threshold(lam: Array | float, sigma: float) -> Array:
     For two independent views, decay on both parameters and B_t = B_o (the mode equations of Tian, Chen and Ganguli,
     ICML 2021; docs/derivation.md, section 10). sigma is the noise of x; that of x+ is of no concern. In any world whose
     S_xx commutes with a symmetric S_px, `lam` is a mode's s_j = E[x+_j x_j] and sigma^2 is E[x_j^2] - s_j; a nuisance
-    or the part of a latent that is not common to both views is noise (section 12).
+    or the part of a latent that is not common to both views is noise (section 18).
     """
     lam = np.asarray(lam, dtype=np.float64)
     return np.asarray(lam**2 / (4 * (lam + sigma**2)))
@@ -76,7 +76,7 @@ def stable_gain(lam: Array | float, sigma: float, eta: float) -> Array:
 
 
 def frozen_target_map(B_t: Array, world: World) -> Array:
-    """B_t Sigma_px Sigma_x^+ (k, d), where P B_o ends if the target stands still (docs/derivation.md, section 12)."""
+    """B_t Sigma_px Sigma_x^+ (k, d), where P B_o ends if the target stands still (docs/derivation.md, section 18)."""
     inside = np.linalg.lstsq(world.S_xx, world.S_px.T, rcond=None)[0].T
     return np.asarray(B_t @ world.Q @ inside @ world.Q.T)
 
@@ -94,7 +94,7 @@ def bottleneck_modes(gains: Array, positive: int, negative: int = 0) -> NDArray[
     """Numbers of the modes that an encoder of k = positive + negative rows ends on, in ascending order.
 
     Those of the largest of the positive Wiener gains and of the most negative ones; where all gains have one sign, of
-    the k largest |w_j|. How many of either sign is up to the start (docs/derivation.md, section 12).
+    the k largest |w_j|. How many of either sign is up to the start (docs/derivation.md, section 18).
 
     Raises
     ------

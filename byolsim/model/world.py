@@ -410,6 +410,14 @@ class World:
         return float(s[0] ** 2 + self.sigma**2) if self.noise_inside else float(max(s[0] ** 2, self.sigma**2))
 
     @cached_property
+    def lambda_max_plus(self) -> float:
+        """Largest eigenvalue of Sigma_plus = E[x+ x+^T]."""
+        if self.is_plain:
+            return self.lambda_max_x
+        inside = float(np.linalg.eigvalsh(self.S_pp)[-1])
+        return max(inside, self.noise_plus**2) if self.d > self.q else inside
+
+    @cached_property
     def joint_factor(self) -> tuple[Array, Array, Array]:
         """(L_x, M, L_c), each (q, q), with [[L_x, 0], [M, L_c]] a factor of the joint moments inside Q.
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from cases import byolsim, four_runs, store_made_up
 
-from byolsim.cli.options import fields_by_option
 from byolsim.config.grid import SweepConfig
 from byolsim.config.run import RunConfig
 from byolsim.store.folder import read_folder
@@ -191,18 +190,48 @@ def test_one_step_of_a_range_is_noted():
     assert byolsim(f"sweep {TINY} --tau_logspace 1e-2 1e-2 1 --dry_run")[2] == ""
 
 
-@pytest.mark.parametrize("name", ["pred_rule", "stop_grad", "no_stop_grad"])
-def test_what_does_not_exist_is_not_offered(name):
-    """The fields stay, as columns and in every id; no option or key sets them."""
+@pytest.mark.parametrize("name", ["stop_grad", "pred_symmetric", "symmetric_loss"])
+def test_a_switch_has_two_forms_and_no_value(name):
+    """Both forms, with dashes too, are the values true and false of a file; one of them is the default."""
     for command in ("run", "sweep", "all"):
         code, out, _ = byolsim(f"{command} --help")
+        assert code == 0 and f"--{name} / --no_{name}" in out
+
+    def dry(words):
+        code, out, _ = byolsim(f"run {TINY} --backend numpy --dry_run {words}")
         assert code == 0
-        assert name not in out
-        assert f"No such option '--{name}'" in refused(f"{command} --{name}")
-    assert name not in dict(fields_by_option(RunConfig, SweepConfig))
-    assert {"pred_rule", "stop_grad"} <= set(RunConfig.model_fields)
-    Path("c.toml").write_text(f"{name} = false")
-    assert f"unknown key '{name}'" in refused("run --config c.toml")
+        return run_id(out)
+
+    default, ids = dry(""), {}
+    for value, form in ((True, f"--{name}"), (False, f"--no-{name.replace('_', '-')}")):
+        Path("c.toml").write_text(f"{name} = {str(value).lower()}")
+        ids[value] = dry(form)
+        assert ids[value] == dry("--config c.toml")
+    assert default in ids.values() and len(set(ids.values())) == 2
+    assert refused(f"run --{name} true") == f"--{name} takes no value, not true: its other form is --no_{name}"
+
+
+def test_a_grid_says_which_axis_a_rule_or_a_loss_takes_away():
+    given = "--lr_pred_logspace 1e-3 1e-2 1 --tau_logspace 1e-2 1e-1 2 --dry_run --backend numpy"
+    code, out, err = byolsim(f"sweep {TINY} {given} --pred_rule directcopy")
+    assert code == 0 and out.startswith("8 runs"), "seeds x batch sizes x taus"
+    assert err == "note: lr_pred_logspace is not used: pred_rule = 'directcopy' sets the predictor, which has no rate\n"
+    code, out, err = byolsim(f"sweep {TINY} {given} --no_stop_grad --lr_enc_mode same")
+    assert code == 0 and out.startswith("4 runs"), "seeds x batch sizes, at one alpha and tau = 1"
+    assert err.splitlines()[0] == "note: tau_logspace is not used: stop_grad = False has one encoder and no EMA"
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("--pred_rule directcopy", "no predictor rate alpha (pred_rule = 'directcopy')"),
+        ("--no_stop_grad", "no EMA rate tau (stop_grad = False)"),
+    ],
+)
+def test_figures_of_a_grid_without_one_of_their_axes_are_refused_in_one_line(words, missing):
+    assert byolsim(f"sweep {GRID} --backend numpy {words}")[0] == 0
+    line = refused("figs --epoch 8")
+    assert f"has {missing}: figures over alpha and tau need both" in line
 
 
 # --- files of options ---

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import problem
+from cases import byolsim, problem
 
 from byolsim.model.metrics import order_metrics
 from byolsim.model.order import OrderParameters, inside_outside
@@ -57,6 +58,21 @@ def test_the_tutorial_works_and_prints_what_it_shows(tmp_path):
     results = script.check(page, tmp_path)
     assert not [f"{result.what}: {result.problem}" for result in results if result.problem]
     assert len(script.shown(page)) >= 4
+
+
+def test_every_method_runs_as_its_page_says(tmp_path):
+    """Fifty steps of the plain backend, each in one process with the others: whether the command is one."""
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    commands = [command for block in script.blocks(page, "sh") for command in script.commands(f"```sh\n{block}```\n")]
+    assert len(commands) == len({command.text for command in commands}) == 14
+    short = f"--backend numpy --epochs 50 --log_every 50 --warmup 20 --out_dir {tmp_path}"
+    for command in commands:
+        words = shlex.split(command.text)[1:]  # not the script's: BBT is no placeholder
+        more = short if "--warmup" in words else short.replace("--warmup 20 ", "")
+        code, out, err = byolsim(*words, *shlex.split(more))
+        assert code == 0 and "completed: 50 epochs" in out, f"{command.text}: {err}"
+    assert len(list(tmp_path.glob("*.parquet"))) == len(commands), "each is a run of its own"
+    assert script.unknown_options(page) == []
 
 
 def test_what_is_typed_is_what_is_written():

@@ -51,7 +51,6 @@ def configurations(draw: Any) -> RunConfig:
         "symmetric_loss": draw(st.sampled_from((None, True))),
         "weight_decay": draw(st.sampled_from((0.0, 0.03))),
         "weight_decay_enc": draw(st.sampled_from((None, 0.01))),
-        "weight_decay_pred": draw(st.sampled_from((None, 0.02))),
         "mom_pred": 0.5,
         "mom_enc": 0.3,
         "lr_enc": 0.01,
@@ -62,6 +61,7 @@ def configurations(draw: Any) -> RunConfig:
         options |= {"tau": 0.2, "ema_schedule": draw(st.sampled_from((None, "cosine")))}
     if options["pred_rule"] == "learned":
         options |= {"lr_pred": 0.02, "pred_symmetric": draw(st.sampled_from((None, True)))}
+        options |= {"weight_decay_pred": draw(st.sampled_from((None, 0.02)))}
     if options["pred_rule"] in ("directpred", "directcopy", "spectral"):
         options |= {
             "pred_norm": draw(st.sampled_from((None, "max"))),

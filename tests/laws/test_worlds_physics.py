@@ -1,4 +1,4 @@
-"""The laws of docs/derivation.md, section 12: one-sided noise, fixed targets and bottlenecks, in worlds of every kind.
+"""The laws of docs/derivation.md, section 18: one-sided noise, fixed targets and bottlenecks, in worlds of every kind.
 
 All with the population sampler, so nothing is random after the start; worlds and starts have fixed seeds.
 """

@@ -61,14 +61,16 @@ class PlainBackend(Backend):
                 log.take(t, runs)
                 progress(t - done)
                 done = t
-        final = [sampler.final(run, behind + config.epochs) for run in runs] if keep_final else None
-        yield dataclasses.replace(log.block(), final=final)
+        final = [final_of(run, sampler, of, behind + config.epochs) for run, of in zip(runs, rules, strict=True)]
+        yield dataclasses.replace(log.block(), final=final if keep_final else None)
 
 
 def rules_of(config: RunConfig, sampler: Sampler) -> Rules:
     """What the configuration of a run asks for."""
-    rule = PREDICTOR_RULES[config.pred_rule](config)
-    return Rules(config, sampler.world.lambda_max_x, rule, EMA(), sampler.settle)
+    rule, world = PREDICTOR_RULES[config.pred_rule](config), sampler.world
+    both = config.symmetric_loss or not config.stop_grad
+    largest = max(world.lambda_max_x, world.lambda_max_plus) if both else world.lambda_max_x
+    return Rules(config, largest, rule, EMA(), sampler.settle)
 
 
 def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Run:
@@ -81,7 +83,15 @@ def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Ru
     uppers = (sampler.cast(none if W is None else W) for W in layers)
     state = State(P, V_P, B_o, V_B, B_t, lost, *uppers)
     whole = state.whole
-    return start(state, rules, sampler.seen(whole, lambda: sampler.evaluate(whole, None).C_oo), at.curvature)
+    seen = sampler.seen(whole, lambda: sampler.evaluate(whole, None).C_oo)
+    kept = None if at.F is None else sampler.cast(at.F)
+    return start(state, rules, seen, at.curvature, at.epoch, kept)
+
+
+def final_of(run: Run, sampler: Sampler, rules: Rules, epoch: int) -> Start | None:
+    """Where a run ended, with the memory of its predictor's rule; None if it diverged."""
+    end, F = sampler.final(run, epoch), rules.predictor.keep(run.memory)
+    return end if end is None or F is None else end._replace(F=F.astype(np.float64))
 
 
 @np.errstate(over="ignore", invalid="ignore")  # in the last step of a run that diverges

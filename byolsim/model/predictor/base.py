@@ -40,8 +40,16 @@ class PredictorRule:
 
     learns: bool = True
 
-    def start(self, seen: Seen) -> tuple[Array, Any]:
-        """P and the memory at epoch 0; `seen` holds the population's C_oo, and P as the initial weights have it."""
+    def start(self, seen: Seen, behind: int = 0, kept: Array | None = None) -> tuple[Array, Any]:
+        """P and the memory at epoch 0 of a run, which may go on from another one.
+
+        Parameters
+        ----------
+        seen : holds the population's C_oo, and P as the initial weights have it.
+        behind : steps behind the start; where there are some P is that of the run that went before, to be used as it is
+            until the rule sets it again.
+        kept : what `keep` handed back at the end of that run.
+        """
         return seen.P, None
 
     def before_step(self, t: int, seen: Seen, memory: Any) -> tuple[Array, Any]:
@@ -51,3 +59,7 @@ class PredictorRule:
     def after_step(self, P: Array, memory: Any) -> tuple[Array, Any]:
         """The P that is left after step t, and the memory for the next one."""
         return P, memory
+
+    def keep(self, memory: Any) -> Array | None:
+        """What a run that goes on from the end of this one must know: a (k, k) matrix in the dtype of P, or nothing."""
+        return None

@@ -12,13 +12,13 @@ from byolsim.model.state import Array
 
 
 class Identity(PredictorRule):
-    """P = I, held: the encoder predicts its target directly, and must collapse (docs/derivation.md, section 13)."""
+    """P = I, held: the encoder predicts its target directly, and must collapse (docs/derivation.md, section 11)."""
 
     learns = False
 
     def __init__(self, config: RunConfig) -> None:
         pass
 
-    def start(self, seen: Seen) -> tuple[Array, Any]:
+    def start(self, seen: Seen, behind: int = 0, kept: Array | None = None) -> tuple[Array, Any]:
         """I."""
         return np.eye(len(seen.P), dtype=seen.P.dtype), None

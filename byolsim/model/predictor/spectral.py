@@ -37,7 +37,7 @@ class Spectral(PredictorRule):
     directpred is a = 1/2 (Tian, Chen and Ganguli, Understanding Self-Supervised Learning Dynamics without Contrastive
     Pairs, ICML 2021, section 4; its equation has eps max_k s_k for s_k^(1/2) as unit, its authors' code normalises by
     the maximum: `pred_norm`). directcopy is a = 1 (Wang, Chen, Du and Tian, Towards Demystifying Representation
-    Learning with Non-contrastive Self-supervision, 2021).
+    Learning with Non-contrastive Self-supervision, 2021). Fixed points: docs/derivation.md, section 14.
     """
 
     learns = False
@@ -51,9 +51,9 @@ class Spectral(PredictorRule):
         self.rate = RATE if config.pred_corr_rate is None else config.pred_corr_rate
         self.every = config.pred_every or 1
 
-    def start(self, seen: Seen) -> tuple[Array, Average]:
-        """P as it is; F has seen nothing."""
-        return seen.P, Average(np.zeros_like(seen.P), False)
+    def start(self, seen: Seen, behind: int = 0, kept: Array | None = None) -> tuple[Array, Average]:
+        """P as it is; F has seen nothing, or what it had seen."""
+        return seen.P, Average(np.zeros_like(seen.P), False) if kept is None else Average(kept, True)
 
     def before_step(self, t: int, seen: Seen, memory: Average) -> tuple[Array, Average]:
         """Take C_oo into F, and set P."""
@@ -64,6 +64,10 @@ class Spectral(PredictorRule):
             F = seen.BBT()
         P = self.predictor(F) if (t - 1) % self.every == 0 else seen.P
         return P, Average(F, True)
+
+    def keep(self, memory: Average) -> Array | None:
+        """F, where it is an average."""
+        return memory.F if self.of_features and memory.filled else None
 
     def predictor(self, F: Array) -> Array:
         """P of a symmetric F (k, k)."""
