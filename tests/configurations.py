@@ -180,7 +180,7 @@ def answers_to_the_law(config: RunConfig, initial: Start | None = None) -> bool:
     start = initial_weights(exact, World.from_config(exact), initial)
     rng = np.random.default_rng(0)
     matrices = {name: M for name, M in start._asdict().items() if isinstance(M, np.ndarray)}
-    nudged = {name: M * (1 + NUDGE * rng.normal(size=M.shape)) for name, M in matrices.items()}
+    nudged: dict[str, Any] = {name: M * (1 + NUDGE * rng.normal(size=M.shape)) for name, M in matrices.items()}
     if np.array_equal(start.B_o, start.B_t):
         nudged["B_t"] = nudged["B_o"]
     here = trajectory(exact, start)
