@@ -376,8 +376,8 @@ class Shared(Frozen):
 
     def _check_mlp(self) -> None:
         """What is not there for an MLP."""
-        if self.enc == "mlp" and self.depth > 1:
-            raise ValueError(f"enc_depth = {self.enc_depth} is for linear encoders: an MLP has hidden")
+        if self.depth > 1:
+            raise ValueError(f"enc_depth = {self.enc_depth} needs linear models: an MLP has hidden units")
         if self.pred == "mlp" and self.pred_rule != "learned":
             raise ValueError(f"pred_rule = {self.pred_rule!r} sets a matrix: use pred = 'linear'")
         if self.pred_rule == "optimal" or self.pred_corr == "BBT" or (self.pred == "mlp" and self.pred_symmetric):
