@@ -350,11 +350,11 @@ def test_out_of_memory_halves_the_group(monkeypatch, tmp_path):
     sizes = []
     simulate = compute.simulate_group
 
-    def small_memory(runs, progress):
+    def small_memory(runs, progress, **ends):
         sizes.append(len(runs))
         if len(runs) > 3 or runs[0] == group[0]:
             raise GroupTooLarge(f"{len(runs)} runs do not fit")
-        return simulate(runs, progress)
+        return simulate(runs, progress, **ends)
 
     monkeypatch.setattr(compute, "simulate_group", small_memory)
     outcomes = compute.compute_and_store(group, writing.Writer(tmp_path), lambda steps: None)
