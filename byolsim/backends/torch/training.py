@@ -2,7 +2,8 @@
 
 Every parameter carries the run as its first axis, so one operation serves the whole group, and the gradient of the sum
 of the runs' losses is the stack of their gradients. Products are batched, one of a fixed shape per run. On CUDA nothing
-in a step waits for the device: bounds, counters and the divergence check are tensors.
+in a step waits for the device: bounds, counters and the divergence check are tensors. (Torch itself waits in the
+factorisations that the optimal and the spectral rules and the limit of noise ask for.)
 """
 
 from __future__ import annotations
