@@ -23,6 +23,8 @@ LONG = (
     "contract/test_torch.py::test_two_hundred_steps_agree_to_1e_9",
     "oracle/test_naive_selfcheck.py::test_trajectory_is_torch_sgd_with_an_ema",
     "unit/test_ageing.py::test_every_reader_takes_stored_files",
+    "contract/test_torch_mlps.py",
+    "contract/test_torch_rules.py",
     "contract/test_torch_worlds.py",
     "unit/test_benchmarks.py",
     "unit/test_develop.py",

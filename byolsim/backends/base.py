@@ -69,7 +69,8 @@ ABILITIES: dict[str, Abilities] = {
         enc=("linear", "mlp"),
         pred=("linear", "mlp"),
         device=("auto", "cpu", "cuda"),
-        pred_rule=("learned",),
+        stop_grad=(True, False),
+        also=EXTRAS,
     ),
 }
 """By the name of the backend. Compiled kernels spend as long on 2e5 operations of products as on what every step costs

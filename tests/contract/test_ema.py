@@ -54,10 +54,11 @@ def test_steps_below_rounding_add_up(backend):
         for _ in range(1000):
             _average(online, target, lost, np.float32(1e-6), np.float32(1 - 1e-6))
     elif backend == "numpy":
-        M = np.full((1, 5), 1.0, np.float32)
-        state = State(P=M, V_P=M, B_o=np.float32(1.01) * M, V_B=M, B_t=M, lost=np.zeros_like(M))
+        M, none = np.full((1, 5), 1.0, np.float32), np.zeros((0, 1, 1), np.float32)
+        upper = dict.fromkeys(("upper", "V_upper", "upper_t", "lost_upper"), none)
+        state = State(P=M, V_P=M, B_o=np.float32(1.01) * M, V_B=M, B_t=M, lost=np.zeros_like(M), **upper)
         for _ in range(1000):
-            state = EMA(1e-6).after_step(state)
+            state = EMA().after_step(state, 1e-6)
         target = state.B_t
     else:
         import torch
@@ -70,6 +71,6 @@ def test_steps_below_rounding_add_up(backend):
         group.target[0].fill_(1.0)
         with torch.no_grad():
             for _ in range(1000):
-                group.follow.after_step(group.target, group.encoder)
+                group.follow.after_step(group.target, group.encoder, group.tau)
         target = group.target[0].numpy()
     np.testing.assert_allclose(target - np.float32(1), 1e-5, rtol=0.01)

@@ -18,6 +18,7 @@ from byolsim.backends.base import (
     is_logged,
     rows_per_block,
 )
+from byolsim.backends.torch.linalg import VECTOR_TAIL
 from byolsim.backends.torch.samplers import sampler_class
 from byolsim.backends.torch.snapshots import GroupLog, evaluation_size
 from byolsim.backends.torch.training import Group
@@ -28,9 +29,6 @@ from byolsim.model.order import OrderParameters, SampledFeatures
 from byolsim.model.samplers import sampler_of
 from byolsim.model.start import Start
 from byolsim.model.world import World
-
-VECTOR_TAIL = 64
-"""More elements than torch's vector loops can leave over at the end of a stack."""
 
 LOG_NUMBERS = 2**25
 """Numbers of logged state that are kept on the device at once."""
@@ -193,5 +191,6 @@ def _bytes_per_run(config: RunConfig) -> int:
     d, k, h = config.d_obs, config.k, config.hidden or 0
     layers = ((config.enc, d), (config.pred, k))
     weights = sum((fan_in + k) * h if model == "mlp" else fan_in * k for model, fan_in in layers)
+    weights += (config.depth - 1) * k * k
     n = sampler_class(config).views(config) + (evaluation_size(d) if h else 0)
     return 8 * (5 * weights + 8 * n * (h + k))

@@ -17,7 +17,18 @@ Layers = list[Tensor]
 
 
 def apply(layers: Sequence[Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    """W x for one layer (K, out, in), W_2 act(W_1 x) for two; x is (K, in, n), samples as columns."""
+    """W_L act(... act(W_1 x)) of layers (K, out, in); x is (K, in, n), samples as columns."""
+    z = torch.bmm(layers[0], x)
+    for W in layers[1:]:
+        z = torch.bmm(W, activation(z))
+    return z
+
+
+def product(layers: Sequence[Tensor]) -> Tensor:
+    """W_L ... W_1 of linear layers; of one layer that layer itself."""
     if len(layers) == 1:
-        return torch.bmm(layers[0], x)
-    return torch.bmm(layers[1], activation(torch.bmm(layers[0], x)))
+        return layers[0]
+    upper = layers[1]
+    for W in layers[2:]:
+        upper = torch.bmm(W, upper)
+    return torch.bmm(upper, layers[0])

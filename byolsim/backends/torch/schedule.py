@@ -1,17 +1,15 @@
-"""The auto schedule of a group: `byolsim.model.schedule` for stacked runs, and the rates in force."""
+"""What the auto schedule of a group knows and bounds its rates by: `byolsim.model.schedule` for stacked runs."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from byolsim.config.run import RunConfig
+from byolsim.backends.torch.linalg import finite_or_zero
 from byolsim.model import start as model_start
-from byolsim.model.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM, LIMIT_FRACTION
-from byolsim.model.world import World
+from byolsim.model.schedule import AVERAGE_RATE, FIRST_ITERATIONS, FLOOR_FRACTION, FLOOR_MINIMUM
+from byolsim.model.theory import MEAN_SQUARE_HALVINGS
 
 
 class Curvature:
@@ -52,62 +50,22 @@ class Curvature:
         if self.ticks == 1:
             self.floor = (FLOOR_FRACTION * self.H).clamp(min=FLOOR_MINIMUM)
 
+    def eigenvalues(self) -> Tensor:
+        """Those of the average (K, k), ascending, at least 0; 0 for a run that has diverged."""
+        corrected = self.average / (1 - (1 - AVERAGE_RATE) ** self.ticks)
+        spectrum: Tensor = torch.linalg.eigvalsh(finite_or_zero(corrected))
+        return spectrum.clamp(min=0)
 
-class Rates:
-    """`schedule.AutoRates` for K runs at once: the rates in force (K,) and how often a bound was active."""
 
-    def __init__(self, group: Sequence[RunConfig], world: World, device: torch.device) -> None:
-        def column(name: str) -> Tensor:
-            values = [getattr(config, name) for config in group]
-            return torch.tensor([np.nan if v is None else v for v in values], device=device, dtype=torch.float64)
-
-        self.fixed_alpha, self.fixed_beta = column("lr_pred"), column("lr_enc")
-        self.alpha, self.beta = self.fixed_alpha, self.fixed_beta
-        self.mu_P, self.mu_B, self.eta, self.tau = (
-            column(name) for name in ("mom_pred", "mom_enc", "weight_decay", "tau")
-        )
-        self.c_alpha, self.c_beta = column("auto_alpha_c"), column("auto_beta_c")
-        self.lambda_max_x = world.lambda_max_x
-        self.any_alpha = any(config.lr_pred is None for config in group)
-        self.any_beta = any(config.lr_enc is None for config in group)
-        self.active = torch.zeros(len(group), 3, device=device, dtype=torch.bool)
-        self.clips = torch.zeros(len(group), 3, device=device, dtype=torch.int64)
-
-    def tick(self, curvature: Curvature) -> None:
-        """Follow a new estimate H_t: all but the bound of beta, which moves with P."""
-        H = torch.maximum(curvature.H, curvature.floor)
-        scheduled = (self.c_alpha > 0) | (self.c_beta > 0)
-        rate, self.free_beta = self.c_alpha * self.tau / H, self.c_beta * self.tau / H
-        limit = LIMIT_FRACTION * 2 * (1 + self.mu_P) / (H + self.eta)
-        self.alpha = torch.where(self.c_alpha > 0, torch.minimum(rate, limit), self.fixed_alpha)
-        self.beta = torch.where(self.c_beta > 0, self.free_beta, self.fixed_beta)
-        self.active[:, 0] = (self.c_alpha > 0) & (rate > limit)
-        self.active[:, 2] = scheduled & (curvature.floor > curvature.H)
-
-    def step(self, P: Tensor | None, alive: Tensor) -> None:
-        """Bound beta by the predictor before this step, None for a model with an MLP; count what is active."""
-        if P is not None and self.any_beta:
-            limit = LIMIT_FRACTION * 2 * (1 + self.mu_B) / (self.lambda_max_x * self._norm_squared(P) + self.eta)
-            self.beta = torch.where(self.c_beta > 0, torch.minimum(self.free_beta, limit), self.fixed_beta)
-            self.active[:, 1] = (self.c_beta > 0) & (self.free_beta > limit)
-        if self.any_alpha or self.any_beta:
-            self.clips += self.active & alive[:, None]
-
-    def _norm_squared(self, P: Tensor) -> Tensor:
-        """||P||_2^2, or on the CPU its bound ||P||_F^2 where that is enough to see that no rate is cut.
-
-        On CUDA by squaring, since an exact singular value would make every step wait for the device.
-        """
-        P = P.detach().double()
-        if P.device.type == "cuda":
-            return norm_squared_by_squaring(P)
-        bound = P.square().sum(dim=(1, 2))
-        top = LIMIT_FRACTION * 2 * (1 + self.mu_B)
-        cut = (self.free_beta * (self.lambda_max_x * bound + self.eta) > top) & bound.isfinite()
-        if bool(cut.any()):
-            bound = bound.clone()
-            bound[cut] = torch.linalg.matrix_norm(P[cut], 2).square()
-        return bound
+def mean_square_limit(c: Tensor, n: int, mu: Tensor) -> Tensor:
+    """`theory.mean_square_limit` (K,) of eigenvalues c (K, k), at least 0, and momenta mu (K,)."""
+    largest, g = c.amax(dim=1), (1 - mu) / (1 + mu) + 1 / n
+    low, high = torch.zeros_like(mu), 2 * (1 - mu) / (largest * g)
+    for _ in range(MEAN_SQUARE_HALVINGS):
+        alpha = 0.5 * (low + high)
+        phi = alpha / n * (c / (2 * (1 - mu)[:, None] - (alpha * g)[:, None] * c)).sum(dim=1)
+        low, high = torch.where(phi < 1, alpha, low), torch.where(phi < 1, high, alpha)
+    return torch.where(largest > 0, low, torch.inf)
 
 
 def norm_squared_by_squaring(P: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from byolsim.backends.base import LogBlock
-from byolsim.backends.torch.layers import Layers, apply
+from byolsim.backends.torch.layers import Layers, apply, product
 from byolsim.backends.torch.linalg import each, inside_outside, lower_factor, lower_factorisation
 from byolsim.backends.torch.training import Group
 from byolsim.backends.torch.world import TorchWorld
@@ -27,7 +27,7 @@ def evaluation_size(d: int) -> int:
 
 @dataclass
 class LinearLog:
-    """Snapshots of linear models: the parameters themselves; factors are taken when the block is full."""
+    """Snapshots of linear models: the matrices themselves; factors are taken when the block is full."""
 
     Q: Tensor
     rows: list[dict[str, Tensor]] = field(default_factory=list)
@@ -42,8 +42,8 @@ class LinearLog:
         self.rows.append(
             {
                 "P": group.predictor[0].detach().double().clone(),
-                "B_o": group.encoder[0].detach().double().clone(),
-                "B_t": group.target[0].double().clone(),
+                "B_o": product(group.encoder).detach().double().clone(),
+                "B_t": product(group.target).double().clone(),
             }
         )
 

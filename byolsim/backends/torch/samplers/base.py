@@ -50,7 +50,14 @@ class Sampler(ABC):
         """
         if (run.enc, run.pred) == ("linear", "linear"):
             at = self.coordinates(initial_weights(run, self.plain_world, initial))
-            return {"encoder": [at.B_o], "predictor": [at.P], "target": [at.B_t], "V_enc": [at.V_B], "V_pred": [at.V_P]}
+            upper, V_upper, upper_t = ([] if W is None else [*W] for W in (at.upper, at.V_upper, at.upper_t))
+            return {
+                "encoder": [at.B_o, *upper],
+                "predictor": [at.P],
+                "target": [at.B_t, *upper_t],
+                "V_enc": [at.V_B, *V_upper],
+                "V_pred": [at.V_P],
+            }
         encoder, predictor, target = initial_layers(run, self.plain_world, initial)
         at_rest = ([np.zeros_like(W) for W in layers] for layers in (encoder, predictor))
         return dict(zip(PARTS, (encoder, predictor, target, *at_rest), strict=True))
@@ -60,7 +67,7 @@ class Sampler(ABC):
         return start
 
     def lost(self, start: Start) -> Array | None:
-        """What rounding had given the target too much at a start, in the coordinates of the state."""
+        """What rounding had given the first layer of the target too much, in the coordinates of the state."""
         return start.lost
 
     def end(self, start: Start) -> Start:
@@ -73,4 +80,8 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(self, group: Group, t: int, row: Tensor) -> None:
-        """Step t of the group, by `Group.descend` or `Group.update`, on a row of draws in the dtype of training."""
+        """Step t of the group, on a row of draws in the dtype of training.
+
+        It tells the group the features' covariance, which sets the predictor where a rule does (`Group.set_predictor`),
+        and after that the loss: to be differentiated (`Group.descend`), or with G (`Group.descend_from`).
+        """

@@ -6,6 +6,8 @@ formed as the plain form has them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,9 +41,11 @@ class Direct(Sampler):
         with torch.no_grad():
             W, N = split(row, self.key)
             q, k, n, world = self.key.q, self.key.k, self.key.n, self.world
-            (P,), (B_o,), (B_t,) = group.predictor, group.encoder, group.target
+            (P,), (B_o, B_t) = group.predictor, group.whole_encoders()
             L_b, rows = lower_factorisation(world.outside_hole(B_o))
             M_o, M_t = each(B_o, self.white_A), each(B_t, self.white_A_plus)
+            covariance = covariance_of(torch.cat([M_o, world.sigma * L_b], dim=2), W, n)
+            group.set_predictor(t, covariance)
             L_w = world.noise_plus * lower_factor(world.outside_hole(B_t))
             if M_t.shape[2] > q:
                 L_w = lower_factor(torch.cat([M_t[:, :, q:], L_w], dim=2))
@@ -52,18 +56,18 @@ class Direct(Sampler):
             signal = each(DS[:, :, :q], self.white_A.mT)
             along = (world.sigma * DS[:, :, q : q + k] - Y @ rows.mT) @ rows
             G = signal + along + Y if world.hole is None else signal + world.outside_hole(along + Y)
-            update(group, t, E, torch.cat([M_o, world.sigma * L_b], dim=2), G, W)
+            group.descend_from(t, 0.5 * E.square().sum(dim=(1, 2)), G, covariance)
 
 
-def update(group: Group, t: int, E: Tensor, F: Tensor, G: Tensor, W: Tensor) -> None:
-    """The loss, the gradients of `gradients.gradients` without decay, and the rest of the step."""
-    (P,), (B_o,) = group.predictor, group.encoder
+def covariance_of(F: Tensor, W: Tensor, n: int) -> Callable[[], Tensor]:
+    """The features' covariance F W W^T F^T / n of a step, for features that are F times the first white numbers."""
 
+    @cache
     def covariance() -> Tensor:
-        FW = each(F, W[: F.shape[2]]) / group.config.batch_size**0.5
+        FW = each(F, W[: F.shape[2]]) / n**0.5
         return torch.bmm(FW, FW.mT)
 
-    group.update(t, 0.5 * E.square().sum(dim=(1, 2)), [G @ B_o.mT, P.mT @ G], covariance)
+    return covariance
 
 
 def split(row: Tensor, key: MomentsKey) -> tuple[Tensor, Tensor]:

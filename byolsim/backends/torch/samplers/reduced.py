@@ -10,7 +10,7 @@ from torch import Tensor
 
 from byolsim.backends.torch.linalg import each, lower_factor
 from byolsim.backends.torch.samplers.base import Sampler
-from byolsim.backends.torch.samplers.direct import split, update
+from byolsim.backends.torch.samplers.direct import covariance_of, split
 from byolsim.backends.torch.world import TorchWorld
 from byolsim.config.run import RunConfig
 from byolsim.model import samplers
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Reduced(Sampler):
-    """The encoder, its momentum and the target are rows of the coordinates X (3k, q + 4k) of `moments`."""
+    """First layers: the encoder's, its momentum and the target's are rows of the coordinates X of `moments`."""
 
     def __init__(self, config: RunConfig, plain_world: World, world: TorchWorld) -> None:
         super().__init__(config, plain_world, world)
@@ -62,8 +62,10 @@ class Reduced(Sampler):
         with torch.no_grad():
             W, N = split(row, self.key)
             q, k, n, sigma = self.key.q, self.key.k, self.key.n, self.world.sigma
-            (P,), (X_o,), (X_t,) = group.predictor, group.encoder, group.target
+            (P,), (X_o, X_t) = group.predictor, group.whole_encoders()
             a_o, L_oo, b_t = each(X_o[:, :, :q], self.L_x), X_o[:, :, q : q + k], X_t[:, :, :q]
+            covariance = covariance_of(torch.cat([a_o, sigma * L_oo], dim=2), W, n)
+            group.set_predictor(t, covariance)
             L_t = self.reduced.ratio * X_t[:, :, q : q + 3 * k]
             L_w = self.reduced.scale * lower_factor(torch.cat([each(b_t, self.root), L_t], dim=2))
             D = torch.cat([P @ a_o - each(b_t, self.M), sigma * P @ L_oo, -L_w], dim=2)
@@ -71,7 +73,7 @@ class Reduced(Sampler):
             DS = each(E, W.mT) / n**0.5
             rest = sigma / n**0.5 * each(lower_factor(E), N)
             G = torch.cat([each(DS[:, :, :q], self.L_x.mT), sigma * DS[:, :, q : q + k], rest], dim=2)
-            update(group, t, E, torch.cat([a_o, sigma * L_oo], dim=2), G, W)
+            group.descend_from(t, 0.5 * E.square().sum(dim=(1, 2)), G, covariance)
             if t % self.config.enc_update_every == 0:
                 self._retriangulate(group)
 
@@ -83,5 +85,5 @@ class Reduced(Sampler):
         for part, rows in zip(parts, L.chunk(3, dim=1), strict=True):
             part[:, :, q : q + 3 * k] = rows
             part[:, :, q + 3 * k :] = 0.0
-        for lost in group.follow.lost:
+        for lost in group.follow.lost[:1]:
             lost[:, :, q + 3 * k :] = 0.0
