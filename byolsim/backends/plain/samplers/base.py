@@ -11,7 +11,6 @@ import numpy as np
 from byolsim.config.run import RunConfig
 from byolsim.draws.plain_normals import fill_plain_normals
 from byolsim.model.linalg import distance
-from byolsim.model.metrics import ZERO
 from byolsim.model.order import inside_outside
 from byolsim.model.predictor import Seen
 from byolsim.model.samplers import sampler_of
@@ -19,6 +18,7 @@ from byolsim.model.start import Start
 from byolsim.model.state import Array, Evaluation, State
 from byolsim.model.step import Run
 from byolsim.model.theory import optimal_predictor
+from byolsim.model.wiener import ZERO
 from byolsim.model.world import World
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from byolsim.backends.torch.linalg import each, finite_or_zero, inside_outside
 from byolsim.backends.torch.rules.base import PredictorRule, Seen
 from byolsim.config.run import RunConfig
-from byolsim.model.metrics import ZERO
+from byolsim.model.wiener import ZERO
 from byolsim.model.world import World
 
 
