@@ -178,11 +178,11 @@ def answers_to_the_law(config: RunConfig, initial: Start | None = None) -> bool:
     config = RunConfig(**(config.model_dump() | {"backend": "numpy", "dtype": "float64"}))
     start = initial_weights(config, World.from_config(config), initial)
     rng = np.random.default_rng(0)
-    nudged = {
-        name: M * (1 + NUDGE * rng.normal(size=M.shape)) for name, M in start._asdict().items() if name != "epoch"
-    }
-    if np.array_equal(start.B_o, start.B_t):
-        nudged["B_t"] = nudged["B_o"]
+    matrices = {name: M for name, M in start._asdict().items() if isinstance(M, np.ndarray)}
+    nudged = {name: M * (1 + NUDGE * rng.normal(size=M.shape)) for name, M in matrices.items()}
+    for online, target in (("B_o", "B_t"), ("upper", "upper_t")):
+        if online in matrices and np.array_equal(matrices[online], matrices[target]):
+            nudged[target] = nudged[online]
     here, there = trajectory(config, start), trajectory(config, start._replace(**nudged))
     if not np.array_equal(here.valid, there.valid):
         return False

@@ -47,6 +47,7 @@ class Start(NamedTuple):
     lost_upper: Array | None = None
     lost: Array | None = None  # (k, d) what rounding gave B_t too much, in single precision; None for 0
     curvature: Curvature | None = None  # None for an estimate that has seen nothing
+    memory: Array | None = None  # (k, k) F of a spectral predictor rule; None for one that has seen nothing
 
     @property
     def digest(self) -> str:
@@ -116,7 +117,7 @@ def check_start(start: Start, config: RunConfig) -> None:
     if config.depth > 1 and (start.upper is None or start.V_upper is None or start.upper_t is None):
         raise ValueError(f"initial has one layer: must have enc_depth = {config.depth}, in upper, V_upper and upper_t")
     names = ("upper", "V_upper", "upper_t", "lost_upper")
-    shapes |= dict.fromkeys(names, (config.depth - 1, k, k))
+    shapes |= dict.fromkeys(names, (config.depth - 1, k, k)) | {"memory": (k, k)}
     if start.curvature is not None:
         shapes |= dict.fromkeys(("curvature_H", "curvature_H_floor", "curvature_ticks"), ())
         shapes |= {"curvature_average": (k, k), "curvature_vector": (k,)}

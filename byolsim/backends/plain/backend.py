@@ -61,7 +61,9 @@ class PlainBackend(Backend):
                 log.take(t, runs)
                 progress(t - done)
                 done = t
-        final = [sampler.final(run, behind + config.epochs) for run in runs] if keep_final else None
+        final = None
+        if keep_final:
+            final = [sampler.final(run, behind + config.epochs, of) for run, of in zip(runs, rules, strict=True)]
         yield dataclasses.replace(log.block(), final=final)
 
 
@@ -81,7 +83,8 @@ def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Ru
     uppers = (sampler.cast(none if W is None else W) for W in layers)
     state = State(P, V_P, B_o, V_B, B_t, lost, *uppers)
     whole = state.whole
-    return start(state, rules, sampler.seen(whole, lambda: sampler.evaluate(whole, None).C_oo), at.curvature)
+    seen = sampler.seen(whole, lambda: sampler.evaluate(whole, None).C_oo)
+    return start(state, rules, seen, at.curvature, at.epoch > 0, at.memory)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # in the last step of a run that diverges

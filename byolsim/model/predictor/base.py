@@ -44,6 +44,14 @@ class PredictorRule:
         """P and the memory at epoch 0; `seen` holds the population's C_oo, and P as the initial weights have it."""
         return seen.P, None
 
+    def goes_on(self, P: Array, kept: Array | None) -> tuple[Array, Any]:
+        """P and the memory of a run that goes on from the end of another one: its P, and what was `kept` there."""
+        return P, None
+
+    def kept(self, memory: Any) -> Array | None:
+        """What a run's end needs of the memory beside P; None for nothing."""
+        return None
+
     def before_step(self, t: int, seen: Seen, memory: Any) -> tuple[Array, Any]:
         """The P that step t uses, and the memory."""
         return seen.P, memory

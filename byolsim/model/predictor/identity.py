@@ -22,3 +22,7 @@ class Identity(PredictorRule):
     def start(self, seen: Seen) -> tuple[Array, Any]:
         """I."""
         return np.eye(len(seen.P), dtype=seen.P.dtype), None
+
+    def goes_on(self, P: Array, kept: Array | None) -> tuple[Array, Any]:
+        """I too."""
+        return np.eye(len(P), dtype=P.dtype), None

@@ -55,6 +55,14 @@ class Spectral(PredictorRule):
         """P as it is; F has seen nothing."""
         return seen.P, Average(np.zeros_like(seen.P), False)
 
+    def goes_on(self, P: Array, kept: Array | None) -> tuple[Array, Average]:
+        """With F, where it is known."""
+        return P, Average(np.zeros_like(P), False) if kept is None else Average(kept.astype(P.dtype), True)
+
+    def kept(self, memory: Average) -> Array | None:
+        """F, where it is an average that has seen something."""
+        return memory.F.astype(np.float64) if memory.filled and self.of_features else None
+
     def before_step(self, t: int, seen: Seen, memory: Average) -> tuple[Array, Average]:
         """Take C_oo into F, and set P."""
         if self.of_features:
