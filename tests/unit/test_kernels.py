@@ -186,7 +186,7 @@ def test_kernel_sets_the_rates_of_the_plain_rule(c_alpha, c_beta, H):
     rule = AutoRates(tau=0.3, mu_P=0.9, mu_B=0.5, eta=0.1, lambda_max_x=4.0)
     course, hyper, world, work = packed(P, c_alpha, c_beta, H, rule)
     may_be_cut = rates.beta_may_be_cut(0, course.now[0, structures.SQUARE_P], world.lambda_max_x, hyper, course.now)
-    rates.set_rates(0, P, may_be_cut, world.lambda_max_x, work.square, hyper, course)
+    rates.set_rates(0, P, may_be_cut, world.lambda_max_x, work.square, hyper, course.now, course.clips, course)
     alpha, alpha_cut = rule.alpha(c_alpha, H)
     beta, beta_cut = rule.beta(c_beta, H, P)
     assert course.now[0, structures.ALPHA_T] == pytest.approx(alpha, rel=1e-12)

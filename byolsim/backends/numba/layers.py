@@ -87,6 +87,10 @@ def upper_layers(run: int, layers: Shallow | Deep) -> dict[str, np.ndarray]:
     return ends | {"lost_upper": lost if lost.size else np.zeros_like(ends["upper"])}
 
 
+def is_deep(layers):
+    """In a kernel, whether there are several layers: what stands under it is not there for one."""
+
+
 def form_whole(run, B_os, B_ts, layers):
     """In a kernel: bring the whole encoders of a run up to date."""
 
@@ -99,8 +103,12 @@ def target(run, B_ts, layers):
     """In a kernel: the whole target encoder (k, d)."""
 
 
-def through(run, P, now, layers):
-    """In a kernel: P W_L ... W_2, through which the first layer acts, and its squared norm or a larger number."""
+def through(P, layers):
+    """In a kernel: P W_L ... W_2, through which the first layer acts."""
+
+
+def through_square(run, now, layers):
+    """In a kernel: the squared norm of that."""
 
 
 def gradient_of_whole(grad_B, layers):
@@ -117,6 +125,13 @@ def move_upper(run, enc_steps, rate, mu, eta, tau, keep, now, layers):
 
 def _is_shallow(layers):
     return layers.instance_class is Shallow
+
+
+@overload(is_deep, inline="always")
+def _is_deep(layers):
+    if _is_shallow(layers):
+        return lambda layers: False
+    return lambda layers: True
 
 
 @overload(form_whole, inline="always")
@@ -141,15 +156,23 @@ def _target(run, B_ts, layers):
 
 
 @overload(through, inline="always")
-def _through(run, P, now, layers):
+def _through(P, layers):
     if _is_shallow(layers):
-        return lambda run, P, now, layers: (P, now[run, SQUARE_P])
+        return lambda P, layers: P
 
-    def product(run, P, now, layers):
+    def product(P, layers):
         np.dot(P, layers.U, layers.PU)
-        return layers.PU, sum_squares(layers.PU)
+        layers.square[0] = sum_squares(layers.PU)
+        return layers.PU
 
     return product
+
+
+@overload(through_square, inline="always")
+def _through_square(run, now, layers):
+    if _is_shallow(layers):
+        return lambda run, now, layers: now[run, SQUARE_P]
+    return lambda run, now, layers: layers.square[0]
 
 
 @overload(gradient_of_whole, inline="always")

@@ -104,12 +104,12 @@ def beta_may_be_cut(run, square, lambda_max_x, hyper, now):
 
 
 @inlined
-def set_rates(run, P, may_be_cut, lambda_max_x, square, hyper, course):
+def set_rates(run, P, may_be_cut, lambda_max_x, square, hyper, now, clips, course):
     """`schedule.AutoRates` at the parameters before the step; fixed rates without a factor of time stay as they are.
 
-    P is read only where beta `may_be_cut`.
+    P is read only where beta `may_be_cut`, and the course, of which `now` and `clips` are parts, where noise limits
+    alpha: to read a field of it costs more than to use one.
     """
-    now, clips = course.now, course.clips
     scheduled_P, scheduled_B, timed = hyper[run, C_ALPHA] > 0, hyper[run, C_BETA] > 0, hyper[run, TIMED] > 0
     if timed:
         now[run, ALPHA_T] = now[run, FACTOR_T] * hyper[run, ALPHA]

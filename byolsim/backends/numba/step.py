@@ -6,11 +6,11 @@ has the same bits in any group.
 
 from __future__ import annotations
 
-from byolsim.backends.numba.layers import gradient_of_whole, move_upper, through, to_layers
+from byolsim.backends.numba.layers import gradient_of_whole, is_deep, move_upper, through, through_square, to_layers
 from byolsim.backends.numba.losses import encoder_gradient
 from byolsim.backends.numba.moves import average, heavy_ball, heavy_ball_and_average
 from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, set_clock, set_rates
-from byolsim.backends.numba.rules import follow, learns
+from byolsim.backends.numba.rules import follow, follows, learns
 from byolsim.backends.numba.structures import (
     ALPHA_T,
     BETA_T,
@@ -33,23 +33,25 @@ IN_CACHE = 2048
 @inlined
 def update(run, t, lambda_max_x, hyper, state, course, work, method):
     """Step t of a run from `work.G` and `work.grad_P`, which is G E_o^T with the whole encoder E_o."""
-    P, now = state.P[run], course.now
+    P, now, clips = state.P[run], course.now, course.clips
     real = P.dtype.type
     set_clock(run, t, hyper, now)
-    PU, square = through(run, P, now, method.layers)
-    may_be_cut = beta_may_be_cut(run, square, lambda_max_x, hyper, now)
-    set_rates(run, PU, may_be_cut, lambda_max_x, work.square, hyper, course)
+    PU = through(P, method.layers)
+    may_be_cut = beta_may_be_cut(run, through_square(run, now, method.layers), lambda_max_x, hyper, now)
+    set_rates(run, PU, may_be_cut, lambda_max_x, work.square, hyper, now, clips, course)
     pred_steps, enc_steps = t % int(hyper[run, PRED_EVERY]) == 0, t % int(hyper[run, ENC_EVERY]) == 0
     if enc_steps:
         encoder_gradient(P, work.G, gradient_of_whole(work.grad_B, method.layers), method.loss)
-        to_layers(run, state.B_o[run], work.grad_B, method.layers)
+        if is_deep(method.layers):
+            to_layers(run, state.B_o[run], work.grad_B, method.layers)
     eta, tau, keep = real(hyper[run, ETA_B]), real(now[run, TAU_T]), real(1.0 - now[run, TAU_T])
     if pred_steps and learns(method.rule):
         rate, mu, eta_P = real(now[run, ALPHA_T]), real(hyper[run, MU_P]), real(hyper[run, ETA_P])
         now[run, SQUARE_P] = heavy_ball(
             P.reshape(-1), state.V_P[run].reshape(-1), work.grad_P.reshape(-1), rate, mu, eta_P
         )
-    follow(run, P, now, method.rule)
+    if follows(method.rule):
+        follow(run, P, now, method.rule)
     B_o, V_B, B_t = state.B_o[run].reshape(-1), state.V_B[run].reshape(-1), state.B_t[run].reshape(-1)
     rate, mu = real(now[run, BETA_T]), real(hyper[run, MU_B])
     gradient, lost = work.grad_B.reshape(-1), state.lost[run].reshape(-1)
@@ -64,5 +66,6 @@ def update(run, t, lambda_max_x, hyper, state, course, work, method):
             square += heavy_ball(B_o[lo:hi], V_B[lo:hi], gradient[lo:hi], rate, mu, eta)
             average(B_o[lo:hi], B_t[lo:hi], lost[lo:hi], tau, keep)
         now[run, SQUARE_B] = square
-    move_upper(run, enc_steps, rate, mu, eta, tau, keep, now, method.layers)
+    if is_deep(method.layers):
+        move_upper(run, enc_steps, rate, mu, eta, tau, keep, now, method.layers)
     check_divergence(run, t, now, course.diverged)

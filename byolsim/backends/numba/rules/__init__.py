@@ -36,6 +36,7 @@ __all__ = [
     "At",
     "follow",
     "follow_in_lane",
+    "follows",
     "initial_memory",
     "learns",
     "memory_of",
@@ -43,6 +44,7 @@ __all__ = [
     "sees_features",
     "set_in_lane",
     "set_predictor",
+    "sets",
     "whole_rows",
 ]
 
@@ -59,6 +61,14 @@ def memory_of(run: int, memory: Any) -> np.ndarray | None:
 
 def learns(memory):
     """In a kernel: whether P takes its gradient step."""
+
+
+def sets(memory):
+    """In a kernel: whether the rule has a `before_step`."""
+
+
+def follows(memory):
+    """In a kernel: whether the rule has an `after_step`."""
 
 
 def sees_features(memory):
@@ -91,6 +101,20 @@ def _learns(memory):
     if _rule(memory).learns:
         return lambda memory: True
     return lambda memory: False
+
+
+@overload(sets, inline="always")
+def _sets(memory):
+    if _rule(memory).before_step is None:
+        return lambda memory: False
+    return lambda memory: True
+
+
+@overload(follows, inline="always")
+def _follows(memory):
+    if _rule(memory).after_step is None:
+        return lambda memory: False
+    return lambda memory: True
 
 
 @overload(sees_features, inline="always")

@@ -10,7 +10,7 @@ import numpy as np
 from byolsim.backends.numba.layers import form_whole, online, target
 from byolsim.backends.numba.linalg import householder_lq, leave_span, orthonormal_rows, share_bartlett, sum_squares
 from byolsim.backends.numba.rates import curvature_tick
-from byolsim.backends.numba.rules import sees_features, set_predictor
+from byolsim.backends.numba.rules import sees_features, set_predictor, sets
 from byolsim.backends.numba.samplers.whole import Whole
 from byolsim.backends.numba.step import update
 from byolsim.backends.numba.structures import AUTO_EVERY, LOSS, Real
@@ -136,18 +136,19 @@ def direct_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, w
                 continue
             P = state.P[run]
             form_whole(run, state.B_o, state.B_t, method.layers)
-            B_o, B_t = online(run, state.B_o, method.layers), target(run, state.B_t, method.layers)
-            _features(B_o, world.sigma, world.hole, scratch)
-            tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
-            if tick or sees_features(method.rule):
-                np.dot(scratch.F, scratch.W[: scratch.F.shape[1]], scratch.FW)
-                np.dot(scratch.FW, scratch.FW.T, work.C)
-            if tick:
-                curvature_tick(run, hyper, course, work)
-            set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
-            _residual(P, B_t, world.sigma, world.sigma_plus, world.hole, scratch)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
+            if sees_features(method.rule):
+                _residual(P, B_o, B_t, world.sigma, world.sigma_plus, world.hole, scratch)  # for F, whatever P is
+                _feature_covariance(scratch, work.C)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            _residual(P, B_o, B_t, world.sigma, world.sigma_plus, world.hole, scratch)
             if want_loss and s == hi - 1:
                 now[run, LOSS] = 0.5 * np.float64(sum_squares(scratch.E))
+            if (t - 1) % int(hyper[run, AUTO_EVERY]) == 0:
+                _feature_covariance(scratch, work.C)
+                curvature_tick(run, hyper, course, work)
             _residual_gradient(world.sigma, world.hole, scratch, work.G)
             np.dot(work.G, B_o.T, work.grad_P)
             update(run, t, world.lambda_max_x, hyper, state, course, work, method)
@@ -167,40 +168,37 @@ def _share(row, sigma, scratch):
 
 
 @kernel
-def _features(B_o, sigma, hole, scratch):
-    """F = [M_o, sigma L_b] with M_o = B_o A Lambda^(1/2) and B_o Pi = L_b Q, Q here (k, d)."""
-    k, q = scratch.M_o.shape
-    np.dot(B_o, scratch.A, scratch.M_o)
-    scratch.reflectors[:] = B_o
-    leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
-    householder_lq(scratch.reflectors, scratch.L_b, scratch.reflections)
-    orthonormal_rows(scratch.reflectors, scratch.reflections, scratch.Q)
-    noise = scratch.D.dtype.type(sigma)
-    for i in range(k):
-        for j in range(q):
-            scratch.F[i, j] = scratch.M_o[i, j]
-        for j in range(k):
-            scratch.F[i, q + j] = noise * scratch.L_b[i, j]
+def _feature_covariance(scratch, C):
+    """C = F S F^T."""
+    np.dot(scratch.F, scratch.W[: scratch.F.shape[1]], scratch.FW)
+    np.dot(scratch.FW, scratch.FW.T, C)
 
 
 @kernel
-def _residual(P, B_t, sigma, sigma_plus, hole, scratch):
-    """D = [P M_o - M_t, sigma P L_b, -L_w] and E = D W / sqrt(n), with M_t = B_t A_plus Lambda_plus^(1/2)."""
+def _residual(P, B_o, B_t, sigma, sigma_plus, hole, scratch):
+    """D = [P M_o - M_t, sigma P L_b, -L_w], E = D W / sqrt(n) and F = [M_o, sigma L_b], M = B A Lambda^(1/2)."""
     k, q = scratch.M_o.shape
+    np.dot(B_o, scratch.A, scratch.M_o)
     np.dot(B_t, scratch.A_plus, scratch.M_t)
     scratch.reflectors[:] = B_t
     leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
     householder_lq(scratch.reflectors, scratch.L_t, scratch.reflections)
     _target_alone(sigma_plus, scratch)
+    scratch.reflectors[:] = B_o
+    leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
+    householder_lq(scratch.reflectors, scratch.L_b, scratch.reflections)
+    orthonormal_rows(scratch.reflectors, scratch.reflections, scratch.Q)
     np.dot(P, scratch.M_o, scratch.PM)
     np.dot(P, scratch.L_b, scratch.PL)
     noise = scratch.D.dtype.type(sigma)
     for i in range(k):
         for j in range(q):
             scratch.D[i, j] = scratch.PM[i, j] - scratch.M_t[i, j]
+            scratch.F[i, j] = scratch.M_o[i, j]
         for j in range(k):
             scratch.D[i, q + j] = noise * scratch.PL[i, j]
             scratch.D[i, q + k + j] = -scratch.L_w[i, j]
+            scratch.F[i, q + j] = noise * scratch.L_b[i, j]
     np.dot(scratch.D, scratch.W, scratch.E)
 
 

@@ -17,7 +17,7 @@ from byolsim.backends.numba.layers import form_whole, online, target
 from byolsim.backends.numba.linalg import dot, scale, subtract, subtract_and_scale, sum_squares
 from byolsim.backends.numba.losses import Open
 from byolsim.backends.numba.rates import curvature_tick
-from byolsim.backends.numba.rules import sees_features, set_predictor
+from byolsim.backends.numba.rules import sees_features, set_predictor, sets
 from byolsim.backends.numba.samplers.open_loss import Moments, moments_space
 from byolsim.backends.numba.samplers.open_minibatch import open_moment_steps, open_sample_steps
 from byolsim.backends.numba.samplers.views import Views, form_views
@@ -129,7 +129,8 @@ def sample_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, w
                 continue
             P = Ps[run]
             form_whole(run, B_os, B_ts, method.layers)
-            B_o, B_t = online(run, B_os, method.layers), target(run, B_ts, method.layers)
+            B_o = online(run, B_os, method.layers)
+            B_t = target(run, B_ts, method.layers)
             np.dot(B_o, X, Z_o)
             tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
             if tick or sees_features(method.rule):
@@ -137,7 +138,8 @@ def sample_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, w
                 scale(work.C, inverse_n)
             if tick:
                 curvature_tick(run, hyper, course, work)
-            set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
             np.dot(B_t, X_plus, Z_t)
             np.dot(P, Z_o, D)
             subtract_and_scale(flat_D, flat_Z_t, inverse_n)
@@ -171,14 +173,16 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
                 continue
             P = state.P[run]
             form_whole(run, state.B_o, state.B_t, method.layers)
-            B_o, B_t = online(run, state.B_o, method.layers), target(run, state.B_t, method.layers)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
             np.dot(B_o, scratch.S_xx, scratch.BS_o)
             tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
             if tick or sees_features(method.rule):
                 np.dot(scratch.BS_o, B_o.T, work.C)
             if tick:
                 curvature_tick(run, hyper, course, work)
-            set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
             np.dot(B_t, scratch.S_px, scratch.BS_t)
             np.dot(P, scratch.BS_o, G)
             if want_loss and s == hi - 1:

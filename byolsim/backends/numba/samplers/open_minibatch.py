@@ -7,7 +7,7 @@ import numpy as np
 from byolsim.backends.numba.layers import form_whole, online, target
 from byolsim.backends.numba.linalg import scale, subtract_and_scale, sum_squares
 from byolsim.backends.numba.rates import curvature_tick
-from byolsim.backends.numba.rules import sees_features, set_predictor
+from byolsim.backends.numba.rules import sees_features, set_predictor, sets
 from byolsim.backends.numba.samplers.open_loss import mean, one_order, take_mean
 from byolsim.backends.numba.samplers.views import form_views
 from byolsim.backends.numba.step import update
@@ -28,7 +28,8 @@ def open_sample_steps(draws, lo, hi, first, want_loss, world, hyper, state, cour
                 continue
             P = state.P[run]
             form_whole(run, state.B_o, state.B_t, method.layers)
-            B_o, B_t = online(run, state.B_o, method.layers), target(run, state.B_t, method.layers)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
             tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
             if tick or sees_features(method.rule):
                 _covariance(B_o, X, scratch.Z_o, work.C)
@@ -37,7 +38,8 @@ def open_sample_steps(draws, lo, hi, first, want_loss, world, hyper, state, cour
                     mean(work.C, loss.C_exchanged)
             if tick:
                 curvature_tick(run, hyper, course, work)
-            set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
             value = _one_order(P, B_o, B_t, X, X_plus, scratch, work.G, loss.G_plus, work.grad_P)
             if loss.symmetric:
                 other = _one_order(
@@ -85,7 +87,8 @@ def open_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, cour
                 continue
             P = state.P[run]
             form_whole(run, state.B_o, state.B_t, method.layers)
-            B_o, B_t = online(run, state.B_o, method.layers), target(run, state.B_t, method.layers)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
             tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
             if tick or sees_features(method.rule):
                 np.dot(B_o, scratch.S_xx, scratch.BS)
@@ -96,7 +99,8 @@ def open_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, cour
                     mean(work.C, loss.C_exchanged)
             if tick:
                 curvature_tick(run, hyper, course, work)
-            set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
             value = one_order(
                 P, B_o, B_t, scratch.S_xx, scratch.S_px, scratch.S_xp, scratch.S_pp,
                 work.G, loss.G_plus, work.grad_P, scratch,

@@ -15,7 +15,7 @@ import numpy as np
 from byolsim.backends.numba.layers import form_whole, online, target
 from byolsim.backends.numba.linalg import sum_squares
 from byolsim.backends.numba.rates import curvature_tick
-from byolsim.backends.numba.rules import sees_features, set_predictor
+from byolsim.backends.numba.rules import sees_features, set_predictor, sets
 from byolsim.backends.numba.samplers.open_loss import Moments, mean, moments_space, one_order, take_mean
 from byolsim.backends.numba.step import update
 from byolsim.backends.numba.structures import AUTO_EVERY, LOSS, Real
@@ -61,7 +61,8 @@ def open_population_steps(first, end, want_loss, world, hyper, state, course, wo
                 continue
             P = state.P[run]
             form_whole(run, state.B_o, state.B_t, method.layers)
-            B_o, B_t = online(run, state.B_o, method.layers), target(run, state.B_t, method.layers)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
             _inside_outside(B_o, world.Q_A, scratch.b_o, scratch.N_o)
             _inside_outside(B_t, world.Q_A, scratch.b_t, scratch.N_t)
             np.dot(scratch.N_o, scratch.N_o.T, scratch.noise)
@@ -73,7 +74,8 @@ def open_population_steps(first, end, want_loss, world, hyper, state, course, wo
                     mean(work.C, loss.C_exchanged)
             if tick:
                 curvature_tick(run, hyper, course, work)
-            set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
             np.dot(P, scratch.N_o, scratch.PN)
             value = _one_order(
                 P, S.S_xx, S.S_px, S.S_xp, S.S_pp, variance, variance_plus, world.Q_A, scratch,

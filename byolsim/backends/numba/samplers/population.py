@@ -11,7 +11,7 @@ from byolsim.backends.numba.layers import form_whole, online, target
 from byolsim.backends.numba.linalg import leave_span, scale_columns, subtract, sum_squares, weighted_sum_squares
 from byolsim.backends.numba.losses import Open
 from byolsim.backends.numba.rates import curvature_tick
-from byolsim.backends.numba.rules import sees_features, set_predictor
+from byolsim.backends.numba.rules import sees_features, set_predictor, sets
 from byolsim.backends.numba.samplers.open_population import (
     OpenPopulationScratch,
     open_population_scratch,
@@ -88,7 +88,8 @@ def population_steps(first, end, want_loss, world, hyper, state, course, work, m
                 continue
             P, M_o, M_t, D = state.P[run], scratch.M_o, scratch.M_t, scratch.D
             form_whole(run, state.B_o, state.B_t, method.layers)
-            B_o, B_t = online(run, state.B_o, method.layers), target(run, state.B_t, method.layers)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
             np.dot(B_o, world.A, M_o)
             np.dot(B_t, world.A_plus, M_t)
             tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
@@ -96,7 +97,8 @@ def population_steps(first, end, want_loss, world, hyper, state, course, work, m
                 _feature_covariance(M_o, _outside(B_o, world, scratch), variance, world.lam, scratch.weighted, work.C)
             if tick:
                 curvature_tick(run, hyper, course, work)
-            set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
             np.dot(P, M_o, D)
             subtract(D, M_t)
             np.dot(P, B_o, scratch.PB)

@@ -33,7 +33,7 @@ from byolsim.backends.numba.layers import initial_layers
 from byolsim.backends.numba.losses import loss_of
 from byolsim.backends.numba.method import Method
 from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_clock, set_rates
-from byolsim.backends.numba.rules import follow_in_lane, learns, sees_features, set_in_lane
+from byolsim.backends.numba.rules import follow_in_lane, follows, learns, sees_features, set_in_lane, sets
 from byolsim.backends.numba.samplers.base import Sampler
 from byolsim.backends.numba.samplers.reduced_arrays import (
     ReducedLogScratch,
@@ -142,7 +142,7 @@ class Reduced(Sampler):
 def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, method, scratch):
     """Steps on a block of `streams.moment_blocks`; see `Sampler.steps`."""
     lanes, q = scratch.lanes, world.L_x.shape[0]
-    now, diverged, squares = course.now, course.diverged, scratch.squares
+    now, diverged, clips, squares = course.now, course.diverged, course.clips, scratch.squares
     auto_every, pred_every, enc_every = int(hyper[0, AUTO_EVERY]), int(hyper[0, PRED_EVERY]), int(hyper[0, ENC_EVERY])
     for s in range(lo, hi):
         share(draws[s], world, scratch)
@@ -157,13 +157,15 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
                 continue
             P, X, lost, factors = state.P[p], state.X[p], state.lost[p], state.factors[p]
             form_whole(p, X, method.layers)
-            E_o, E_t = online(X, method.layers), target(X, method.layers)
+            E_o = online(X, method.layers)
+            E_t = target(X, method.layers)
             features(E_o, world, scratch)
             if tick or sees_features(method.rule):
                 feature_covariance(scratch)
-            for lane in range(lanes):
-                if diverged[start + lane] < 0:
-                    set_in_lane(start + lane, t, lane, P, E_o, E_t, scratch.C, scratch, work.C, now, method.rule)
+            if sets(method.rule):
+                for lane in range(lanes):
+                    if diverged[start + lane] < 0:
+                        set_in_lane(start + lane, t, lane, P, E_o, E_t, scratch.C, scratch, work.C, now, method.rule)
             residual(P, E_o, E_t, world, scratch)
             if want_loss and s == hi - 1:
                 store(scratch.loss, 0, 0, 0.5 * lane_sum_squares(scratch.E, 0, scratch.E.shape[1]))
@@ -180,7 +182,7 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
                     may_be_cut = beta_may_be_cut(run, square, world.lambda_max_x, hyper, now)
                     if may_be_cut:
                         _copy_lane(PU, lane, scratch.P)
-                    set_rates(run, scratch.P, may_be_cut, world.lambda_max_x, work.square, hyper, course)
+                    set_rates(run, scratch.P, may_be_cut, world.lambda_max_x, work.square, hyper, now, clips, course)
                     if hyper[run, TIMED] > 0:
                         factors[TAU, 0, lane], factors[KEEP, 0, lane] = now[run, TAU_T], 1.0 - now[run, TAU_T]
                 factors[ALPHA, 0, lane] = now[run, ALPHA_T]
@@ -196,7 +198,8 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
                 if diverged[run] < 0:
                     if pred_steps and learns(method.rule):
                         now[run, SQUARE_P] = squares[0, 0, lane]
-                    follow_in_lane(run, P, lane, scratch.P, now, method.rule)
+                    if follows(method.rule):
+                        follow_in_lane(run, P, lane, scratch.P, now, method.rule)
                     if enc_steps:
                         now[run, SQUARE_B] = squares[1, 0, lane]
                         note_largest(run, lane, now, method.layers)

@@ -9,7 +9,7 @@ from byolsim.backends.numba.lane_linalg import FULL, LOWER, UPPER, lane_lq, mult
 from byolsim.backends.numba.lanes import load, store
 from byolsim.backends.numba.linalg import share_bartlett
 from byolsim.backends.numba.losses import Straight
-from byolsim.machine.jit import kernel
+from byolsim.machine.jit import inlined, kernel
 
 
 @kernel
@@ -26,7 +26,7 @@ def share(row, world, scratch):
             scratch.N[i, j] = factor * row[white * m + i * columns + j]
 
 
-@kernel
+@inlined
 def features(E_o, world, scratch):
     """a_o = b_o L_x and F = [a_o, sigma L_oo] of the whole online encoder: z_o = F xi."""
     k, q = scratch.a_o.shape[0], scratch.a_o.shape[1]

@@ -19,7 +19,8 @@ def reduced_snapshot(row, lanes, state, course, layers, scratch, log):
         p, lane = run // lanes, run % lanes
         X = state.X[p]
         form_whole(p, X, layers)
-        E_o, E_t = online(X, layers), target(X, layers)
+        E_o = online(X, layers)
+        E_t = target(X, layers)
         scratch.online[:] = 0.0
         for i in range(k):
             for j in range(k):

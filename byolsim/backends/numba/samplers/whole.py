@@ -148,7 +148,8 @@ def snapshot(row, Q_A, state, course, layers, scratch, log):
         if course.diverged[run] >= 0:
             continue
         form_whole(run, state.B_o, state.B_t, layers)
-        B_o, B_t = online(run, state.B_o, layers), target(run, state.B_t, layers)
+        B_o = online(run, state.B_o, layers)
+        B_t = target(run, state.B_t, layers)
         log.P[run, row] = state.P[run]
         _inside_outside(B_o, Q_A, scratch, log.b_o[run, row], log.L_o[run, row])
         _inside_outside(B_t, Q_A, scratch, log.b_t[run, row], log.L_t[run, row])
