@@ -181,8 +181,9 @@ def answers_to_the_law(config: RunConfig, initial: Start | None = None) -> bool:
     rng = np.random.default_rng(0)
     matrices = {name: M for name, M in start._asdict().items() if isinstance(M, np.ndarray)}
     nudged: dict[str, Any] = {name: M * (1 + NUDGE * rng.normal(size=M.shape)) for name, M in matrices.items()}
-    if np.array_equal(start.B_o, start.B_t):
-        nudged["B_t"] = nudged["B_o"]
+    for online, target in (("B_o", "B_t"), ("upper", "upper_t")):
+        if online in matrices and np.array_equal(matrices[online], matrices[target]):
+            nudged[target] = nudged[online]
     here = trajectory(exact, start)
     others = {"float64": trajectory(exact, start._replace(**nudged))}
     if config.dtype == "float32":

@@ -17,6 +17,7 @@ LONG = (
     "contract/test_contract.py::test_the_plain_backend_equals_the_oracle",
     "contract/test_determinism.py",
     "contract/test_ema.py::test_single_precision_follows_slow_targets",
+    "contract/test_rules_contract.py",
     "contract/test_torch.py::test_a_group_of_mlps_equals_groups_of_one",
     "contract/test_torch.py::test_an_mlp_with_identity_activation_is_the_linear_model",
     "contract/test_torch.py::test_batched_mlps_equal_one_autograd_loop_per_run",

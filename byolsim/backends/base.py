@@ -63,7 +63,7 @@ EXTRAS = names(RunConfig, "ability")
 
 ABILITIES: dict[str, Abilities] = {
     "numpy": Abilities(step_operations=3e6, stop_grad=(True, False), also=EXTRAS),
-    "numba": Abilities(step_operations=2e5, pred_rule=("learned",)),
+    "numba": Abilities(step_operations=2e5, stop_grad=(True, False), also=EXTRAS),
     "torch": Abilities(
         step_operations=2e6,
         enc=("linear", "mlp"),

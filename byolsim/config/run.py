@@ -258,13 +258,11 @@ class Shared(Frozen):
         None,
         "spectral rules: p_j = s_j^a + eps max s (none), or (s_j / max s)^a + eps (max)",
         of_rules=SPECTRAL,
-        compiled=True,
     )
     pred_corr: Annotated[Literal["C_oo", "BBT"] | None, AfterValidator(_null_at("C_oo"))] = hyper(
         None,
         "spectral rules: spectrum of an average of minibatch feature covariances (C_oo), or of B_o B_o^T (BBT)",
         of_rules=SPECTRAL,
-        compiled=True,
     )
     pred_corr_rate: Annotated[float, Field(gt=0, le=1)] | None = hyper(
         None, "rate of that average (0.3)", of_rules=SPECTRAL

@@ -42,6 +42,7 @@ SOURCES = (
     "draws",
     "model/schedule.py",
     "model/state.py",
+    "model/theory.py",
     "backends/numba",
 )
 """What compiled code depends on, relative to the package."""

@@ -47,7 +47,7 @@ class Start(NamedTuple):
     lost_upper: Array | None = None
     lost: Array | None = None  # (k, d) what rounding gave B_t too much, in single precision; None for 0
     curvature: Curvature | None = None  # None for an estimate that has seen nothing
-    F: Array | None = None  # (k, k) average of the predictor's rule (`predictor.spectral`); None for one that has none
+    memory: Array | None = None  # (k, k) F of a spectral predictor rule; None for one that has seen nothing
 
     @property
     def digest(self) -> str:
@@ -113,7 +113,7 @@ def check_start(start: Start, config: RunConfig) -> None:
         "V_B": (k, width),
         "B_t": (k, width),
         "lost": (k, width),
-        "F": (k, k),
+        "memory": (k, k),
     }
     if config.depth > 1 and (start.upper is None or start.V_upper is None or start.upper_t is None):
         raise ValueError(f"initial has one layer: must have enc_depth = {config.depth}, in upper, V_upper and upper_t")

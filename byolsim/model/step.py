@@ -99,16 +99,19 @@ def start(
     rules: Rules,
     seen: Seen,
     curvature: Curvature | None = None,
-    behind: int = 0,
+    goes_on: bool = False,
     kept: Array | None = None,
 ) -> Run:
     """A run at epoch 0, with what it knows of the curvature: no rate set yet that follows the schedule.
 
-    `behind` and `kept` are what `PredictorRule.start` asks for in a run that goes on.
+    Where it `goes_on` from the end of another one its predictor is in force, and `kept` is what the rule left there.
     """
     config = rules.config
     alpha, beta = (math.nan if rate is None else rate for rate in (config.lr_pred, config.lr_enc))
-    P, memory = rules.predictor.start(seen, behind, kept)
+    if goes_on or kept is not None:
+        P, memory = rules.predictor.goes_on(state.P, kept)
+    else:
+        P, memory = rules.predictor.start(seen)
     return Run(
         state=state._replace(P=P),
         memory=memory,

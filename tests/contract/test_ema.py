@@ -48,11 +48,11 @@ def test_a_target_with_tau_1_is_the_encoder(backend, sampler, dtype):
 def test_steps_below_rounding_add_up(backend):
     """1000 steps of 1e-8, each less than half a unit of the target 1: 1e-5 in all, to 1% (1e-7 is half a unit)."""
     if backend == "numba":
-        from byolsim.backends.numba.step import _average
+        from byolsim.backends.numba.moves import average
 
         online, target, lost = (np.full(5, x, np.float32) for x in (1.01, 1.0, 0.0))
         for _ in range(1000):
-            _average(online, target, lost, np.float32(1e-6), np.float32(1 - 1e-6))
+            average(online, target, lost, np.float32(1e-6), np.float32(1 - 1e-6))
     elif backend == "numpy":
         M, none = np.full((1, 5), 1.0, np.float32), np.zeros((0, 1, 1), np.float32)
         upper = dict.fromkeys(("upper", "V_upper", "upper_t", "lost_upper"), none)

@@ -27,6 +27,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "auto": {"auto_every": 4, "power_iters": 2},
     "periods": {"lr_pred": 0.05, "lr_enc": 0.02, "pred_update_every": 2, "enc_update_every": 3},
 }
+METHODS: dict[str, dict[str, Any]] = {
+    "directpred": {"lr_enc": 0.02, "pred_rule": "directpred", "pred_every": 3},
+    "optimal": {"lr_enc": 0.02, "pred_rule": "optimal", "pred_every": 5},
+    "deep": {"enc_depth": 2, "auto_every": 4},
+}
 SMALL: dict[str, Any] = {"d_latent": 3, "d_obs": 21, "batch_size": 9, "ema_m": 0.9, "log_every": 1, "d_embed": 2}
 
 
@@ -36,7 +41,21 @@ SMALL: dict[str, Any] = {"d_latent": 3, "d_obs": 21, "batch_size": 9, "ema_m": 0
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_run_goes_on_as_one_longer_run(sampler: str, way: str, dtype: str, backend: str) -> None:
     """To the last bit: the state is all that a step depends on, and it is kept without a rounding."""
-    options = SMALL | SAMPLERS[sampler] | WAYS[way] | {"dtype": dtype, "backend": backend, "device": "cpu"}
+    _goes_on(SMALL | SAMPLERS[sampler] | WAYS[way] | {"dtype": dtype, "backend": backend, "device": "cpu"})
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sampler", ["second-moments", "reduced"])
+def test_so_does_one_whose_rule_remembers_or_whose_encoder_is_deep(
+    sampler: str, method: str, dtype: str, backend: str
+) -> None:
+    """F, the P in force between two settings, and all layers with their momentum are part of the state."""
+    _goes_on(SMALL | SAMPLERS[sampler] | METHODS[method] | {"dtype": dtype, "backend": backend, "init": "random"})
+
+
+def _goes_on(options: dict[str, Any]) -> None:
     (whole,) = simulate_runs([RunConfig(**options, epochs=40)])
     (first,) = simulate_runs([RunConfig(**options, epochs=17)])
     assert first.final is not None and first.final.epoch == 17

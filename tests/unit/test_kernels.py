@@ -169,12 +169,12 @@ def test_power_iteration_finds_the_largest_eigenvalue():
 
 
 def test_rates_of_the_rule():
-    rule = AutoRates(tau=0.01, mu_P=0.9, mu_B=0.5, eta=0.1, lambda_max_x=4.0)
+    rule = AutoRates(tau=0.01, mu_P=0.9, mu_B=0.5, eta_P=0.1, eta_B=0.1, lambda_max_x=4.0)
     assert rule.alpha(0.4, 2.0) == (pytest.approx(0.4 * 0.01 / 2.0), False)
     assert rule.alpha(1e6, 2.0) == (pytest.approx(0.99 * 2 * 1.9 / 2.1), True)
     P = np.diag([3.0, 1.0])
     assert rule.beta(1e6, 2.0, P) == (pytest.approx(0.99 * 2 * 1.5 / (4 * 9 + 0.1)), True)
-    free = AutoRates(tau=0.01, mu_P=0.9, mu_B=0.5, eta=0.0, lambda_max_x=4.0)
+    free = AutoRates(tau=0.01, mu_P=0.9, mu_B=0.5, eta_P=0.0, eta_B=0.0, lambda_max_x=4.0)
     assert free.beta(0.4, 2.0, np.zeros((2, 2))) == (pytest.approx(0.002), False)
 
 
@@ -183,10 +183,10 @@ def test_kernel_sets_the_rates_of_the_plain_rule(c_alpha, c_beta, H):
     """One `set_rates` call against `schedule.AutoRates`, bounds active and not."""
     rng = np.random.default_rng(0)
     P = rng.normal(size=(3, 3))
-    rule = AutoRates(tau=0.3, mu_P=0.9, mu_B=0.5, eta=0.1, lambda_max_x=4.0)
+    rule = AutoRates(tau=0.3, mu_P=0.9, mu_B=0.5, eta_P=0.1, eta_B=0.1, lambda_max_x=4.0)
     course, hyper, world, work = packed(P, c_alpha, c_beta, H, rule)
-    may_be_cut = rates.beta_may_be_cut(0, world.lambda_max_x, hyper, course.now)
-    rates.set_rates(0, P, may_be_cut, world.lambda_max_x, work.square, hyper, course.now, course.clips)
+    may_be_cut = rates.beta_may_be_cut(0, course.now[0, structures.SQUARE_P], world.lambda_max_x, hyper, course.now)
+    rates.set_rates(0, P, may_be_cut, world.lambda_max_x, work.square, hyper, course.now, course.clips, course)
     alpha, alpha_cut = rule.alpha(c_alpha, H)
     beta, beta_cut = rule.beta(c_beta, H, P)
     assert course.now[0, structures.ALPHA_T] == pytest.approx(alpha, rel=1e-12)

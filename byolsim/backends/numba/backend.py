@@ -26,11 +26,12 @@ class NumbaBackend(Backend):
 
     def numbers(self, config: RunConfig) -> int:
         """See `Backend.numbers`."""
-        return sampler_class(config).numbers(config)
+        return sampler_class(config).numbers(config) + (3 * config.k * config.d_obs if config.depth > 1 else 0)
 
     def tiny(self, config: RunConfig) -> RunConfig:
-        """See `Backend.tiny`; a sampler may have several kernels."""
-        return RunConfig(**(super().tiny(config).model_dump() | sampler_class(config).tiny(config)))
+        """See `Backend.tiny`; a sampler may have several kernels, and so has an encoder of several layers."""
+        layers = {"enc_depth": 2} if config.depth > 1 else {}
+        return RunConfig(**(super().tiny(config).model_dump() | sampler_class(config).tiny(config) | layers))
 
     def warm(self, tiny: RunConfig) -> None:
         """Run it."""

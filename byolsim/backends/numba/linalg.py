@@ -131,21 +131,28 @@ def spectral_norm_squared(P, square):
         for i in range(r):
             for j in range(r):
                 square[i, j] = fma(np.float64(P[m, i]), np.float64(P[m, j]), square[i, j])
-    for _ in range(30):
-        off, diagonal = 0.0, 0.0
-        for i in range(r):
-            diagonal += square[i, i] ** 2
-            for j in range(i):
-                off += square[i, j] ** 2
-        if off <= 1e-32 * diagonal:
-            break
-        for p in range(r - 1):
-            for q in range(p + 1, r):
-                _jacobi_rotation(square, p, q)
+    diagonalise(square)
     largest = 0.0
     for i in range(r):
         largest = max(largest, square[i, i])
     return largest
+
+
+@kernel
+def diagonalise(S):
+    """Bring a symmetric S (r, r) to diagonal form by cyclic Jacobi rotations: its eigenvalues, in no order."""
+    r = S.shape[0]
+    for _ in range(30):
+        off, diagonal = 0.0, 0.0
+        for i in range(r):
+            diagonal += S[i, i] ** 2
+            for j in range(i):
+                off += S[i, j] ** 2
+        if off <= 1e-32 * diagonal:
+            break
+        for p in range(r - 1):
+            for q in range(p + 1, r):
+                _jacobi_rotation(S, p, q)
 
 
 @kernel

@@ -14,19 +14,25 @@ from byolsim.model.start import Curvature, Start
 
 
 def hyperparameters(group: Sequence[RunConfig]) -> np.ndarray:
-    """The hyperparameters (K, 13) of the runs; see `structures`."""
+    """The hyperparameters (K, 20) of the runs; see `structures`."""
     columns = {
         structures.ALPHA: "lr_pred", structures.BETA: "lr_enc", structures.MU_P: "mom_pred", structures.MU_B: "mom_enc",
-        structures.TAU: "tau", structures.ETA: "weight_decay", structures.C_ALPHA: "auto_alpha_c",
+        structures.TAU: "tau", structures.ETA_P: "eta_P", structures.ETA_B: "eta_B", structures.C_ALPHA: "auto_alpha_c",
         structures.C_BETA: "auto_beta_c", structures.PRED_EVERY: "pred_update_every",
         structures.ENC_EVERY: "enc_update_every", structures.POWER_ITERS: "power_iters",
-        structures.AUTO_EVERY: "auto_every",
+        structures.AUTO_EVERY: "auto_every", structures.HORIZON: "epochs",
     }  # fmt: skip
     hyper = np.zeros((len(group), structures.COLUMNS))
     for column, name in columns.items():
         values = (getattr(config, name) for config in group)
         hyper[:, column] = [np.nan if value is None else value for value in values]
     hyper[:, structures.KEEP] = 1.0 - hyper[:, structures.TAU]
+    for row, config in zip(hyper, group, strict=True):
+        row[structures.WARMUP] = config.warmup or 0
+        row[structures.LR_COSINE] = config.lr_schedule is not None
+        row[structures.EMA_COSINE] = config.ema_schedule is not None
+        row[structures.TIMED] = row[[structures.WARMUP, structures.LR_COSINE, structures.EMA_COSINE]].any()
+        row[structures.NOISE_N] = config.batch_size if config.auto_noise_limit else 0
     return hyper
 
 
@@ -42,6 +48,7 @@ def initial_course(
     now[:, [structures.H_T, structures.LOSS]] = np.nan
     in_force, given = (structures.ALPHA_T, structures.BETA_T, structures.TAU_T), hyperparameters(group)
     now[:, list(in_force)] = given[:, [structures.ALPHA, structures.BETA, structures.TAU]]
+    now[:, structures.FACTOR_T], now[:, structures.NOISE_LIMIT] = 1.0, np.nan
     now[:, structures.SQUARE_P] = np.square(P, dtype=np.float64).sum(axis=(1, 2))
     now[:, structures.SQUARE_B] = [np.square(B, dtype=np.float64).sum() for B in B_o]
     average, vector = np.zeros((K, k, k)), np.full((K, k), 1 / np.sqrt(k))

@@ -10,20 +10,25 @@ from numpy.typing import NDArray
 CLIP_PRED, CLIP_ENC, CLIP_FLOOR = 0, 1, 2
 """Columns of `Course.clips`."""
 
-FACTORS = range(7)
-ALPHA, BETA, MU_P, MU_B, TAU, KEEP, ETA = FACTORS
-C_ALPHA, C_BETA, PRED_EVERY, ENC_EVERY, POWER_ITERS, AUTO_EVERY = range(7, 13)
-"""Columns of the hyperparameters (K, 13) of the runs: KEEP is 1 - tau; a rate that follows the schedule is NaN, and a
-constant that is 0 turns it off. The first seven are what a step multiplies by. One plain array: to read a field of a
-tuple costs a kernel more than to use it."""
+FACTORS = range(8)
+ALPHA, BETA, MU_P, MU_B, TAU, KEEP, ETA_P, ETA_B = FACTORS
+C_ALPHA, C_BETA, PRED_EVERY, ENC_EVERY, POWER_ITERS, AUTO_EVERY = range(8, 14)
+TIMED, WARMUP, LR_COSINE, EMA_COSINE, HORIZON, NOISE_N = range(14, 20)
+"""Columns of the hyperparameters (K, 20) of the runs: KEEP is 1 - tau; a rate that follows the schedule is NaN, and a
+constant that is 0 turns it off. The first eight are what a step multiplies by. TIMED says whether any rate follows the
+time: a warm-up of WARMUP steps, a cosine of both learning rates or of the EMA's rate over HORIZON steps. NOISE_N is the
+batch size where noise limits alpha, else 0. One plain array: to read a field of a tuple costs a kernel more than to use
+it."""
 
-COLUMNS = AUTO_EVERY + 1
+COLUMNS = NOISE_N + 1
 
-H_T, H_FLOOR, TICKS, ALPHA_T, BETA_T, LOSS, SQUARE_P, SQUARE_B, TAU_T = range(9)
+H_T, H_FLOOR, TICKS, ALPHA_T, BETA_T, LOSS, SQUARE_P, SQUARE_B, TAU_T, FACTOR_T, NOISE_LIMIT = range(11)
 """Columns of `Course.now`: the curvature estimate, its floor and updates so far, the learning rates in force, the loss
-of the last step that reported one, the squared Frobenius norms of P and B_o, and the rate of the EMA in force."""
+of the last step that reported one, the squared Frobenius norms of P and of B_o (of several layers the largest), the
+rate of the EMA in force, the factor of time on the learning rates, and the noise's limit of alpha, NaN where the
+average has changed since."""
 
-NOW = TAU_T + 1
+NOW = NOISE_LIMIT + 1
 
 LOGGED = {"loss": LOSS, "Hmax": H_T, "lr_pred_t": ALPHA_T, "lr_enc_t": BETA_T, "tau_t": TAU_T}
 LOGGED_OF_NOW = tuple(LOGGED.values())

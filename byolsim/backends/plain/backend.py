@@ -61,8 +61,10 @@ class PlainBackend(Backend):
                 log.take(t, runs)
                 progress(t - done)
                 done = t
-        final = [final_of(run, sampler, of, behind + config.epochs) for run, of in zip(runs, rules, strict=True)]
-        yield dataclasses.replace(log.block(), final=final if keep_final else None)
+        final = None
+        if keep_final:
+            final = [sampler.final(run, behind + config.epochs, of) for run, of in zip(runs, rules, strict=True)]
+        yield dataclasses.replace(log.block(), final=final)
 
 
 def rules_of(config: RunConfig, sampler: Sampler) -> Rules:
@@ -84,14 +86,7 @@ def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Ru
     state = State(P, V_P, B_o, V_B, B_t, lost, *uppers)
     whole = state.whole
     seen = sampler.seen(whole, lambda: sampler.evaluate(whole, None).C_oo)
-    kept = None if at.F is None else sampler.cast(at.F)
-    return start(state, rules, seen, at.curvature, at.epoch, kept)
-
-
-def final_of(run: Run, sampler: Sampler, rules: Rules, epoch: int) -> Start | None:
-    """Where a run ended, with the memory of its predictor's rule; None if it diverged."""
-    end, F = sampler.final(run, epoch), rules.predictor.keep(run.memory)
-    return end if end is None or F is None else end._replace(F=F.astype(np.float64))
+    return start(state, rules, seen, at.curvature, at.epoch > 0, at.memory)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # in the last step of a run that diverges

@@ -40,17 +40,17 @@ class PredictorRule:
 
     learns: bool = True
 
-    def start(self, seen: Seen, behind: int = 0, kept: Array | None = None) -> tuple[Array, Any]:
-        """P and the memory at epoch 0 of a run, which may go on from another one.
-
-        Parameters
-        ----------
-        seen : holds the population's C_oo, and P as the initial weights have it.
-        behind : steps behind the start; where there are some P is that of the run that went before, to be used as it is
-            until the rule sets it again.
-        kept : what `keep` handed back at the end of that run.
-        """
+    def start(self, seen: Seen) -> tuple[Array, Any]:
+        """P and the memory at epoch 0; `seen` holds the population's C_oo, and P as the initial weights have it."""
         return seen.P, None
+
+    def goes_on(self, P: Array, kept: Array | None) -> tuple[Array, Any]:
+        """P and the memory of a run that goes on from the end of another one: its P, and what was `kept` there."""
+        return P, None
+
+    def kept(self, memory: Any) -> Array | None:
+        """What a run's end needs of the memory beside P; None for nothing."""
+        return None
 
     def before_step(self, t: int, seen: Seen, memory: Any) -> tuple[Array, Any]:
         """The P that step t uses, and the memory."""
@@ -59,7 +59,3 @@ class PredictorRule:
     def after_step(self, P: Array, memory: Any) -> tuple[Array, Any]:
         """The P that is left after step t, and the memory for the next one."""
         return P, memory
-
-    def keep(self, memory: Any) -> Array | None:
-        """What a run that goes on from the end of this one must know: a (k, k) matrix in the dtype of P, or nothing."""
-        return None

@@ -19,6 +19,10 @@ class Identity(PredictorRule):
     def __init__(self, config: RunConfig) -> None:
         pass
 
-    def start(self, seen: Seen, behind: int = 0, kept: Array | None = None) -> tuple[Array, Any]:
+    def start(self, seen: Seen) -> tuple[Array, Any]:
         """I."""
         return np.eye(len(seen.P), dtype=seen.P.dtype), None
+
+    def goes_on(self, P: Array, kept: Array | None) -> tuple[Array, Any]:
+        """I too."""
+        return np.eye(len(P), dtype=P.dtype), None

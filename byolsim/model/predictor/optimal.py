@@ -21,9 +21,9 @@ class Optimal(PredictorRule):
     def __init__(self, config: RunConfig) -> None:
         self.every = config.pred_every or 1
 
-    def start(self, seen: Seen, behind: int = 0, kept: Array | None = None) -> tuple[Array, Any]:
-        """The optimum at the initial encoders; the last one in a run that goes on."""
-        return (seen.P if behind else seen.optimal()), None
+    def start(self, seen: Seen) -> tuple[Array, Any]:
+        """The optimum at the initial encoders."""
+        return seen.optimal(), None
 
     def before_step(self, t: int, seen: Seen, memory: Any) -> tuple[Array, Any]:
         """The optimum at t = 1, 1 + every, ...; the last one in between."""

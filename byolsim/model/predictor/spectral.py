@@ -51,9 +51,17 @@ class Spectral(PredictorRule):
         self.rate = RATE if config.pred_corr_rate is None else config.pred_corr_rate
         self.every = config.pred_every or 1
 
-    def start(self, seen: Seen, behind: int = 0, kept: Array | None = None) -> tuple[Array, Average]:
-        """P as it is; F has seen nothing, or what it had seen."""
-        return seen.P, Average(np.zeros_like(seen.P), False) if kept is None else Average(kept, True)
+    def start(self, seen: Seen) -> tuple[Array, Average]:
+        """P as it is; F has seen nothing."""
+        return seen.P, Average(np.zeros_like(seen.P), False)
+
+    def goes_on(self, P: Array, kept: Array | None) -> tuple[Array, Average]:
+        """With F, where it is known."""
+        return P, Average(np.zeros_like(P), False) if kept is None else Average(kept.astype(P.dtype), True)
+
+    def kept(self, memory: Average) -> Array | None:
+        """F, where it is an average that has seen something."""
+        return memory.F.astype(np.float64) if memory.filled and self.of_features else None
 
     def before_step(self, t: int, seen: Seen, memory: Average) -> tuple[Array, Average]:
         """Take C_oo into F, and set P."""
@@ -64,10 +72,6 @@ class Spectral(PredictorRule):
             F = seen.BBT()
         P = self.predictor(F) if (t - 1) % self.every == 0 else seen.P
         return P, Average(F, True)
-
-    def keep(self, memory: Average) -> Array | None:
-        """F, where it is an average."""
-        return memory.F if self.of_features and memory.filled else None
 
     def predictor(self, F: Array) -> Array:
         """P of a symmetric F (k, k)."""

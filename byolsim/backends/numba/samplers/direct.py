@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from byolsim.backends.numba.layers import form_whole, online, target
 from byolsim.backends.numba.linalg import householder_lq, leave_span, orthonormal_rows, share_bartlett, sum_squares
 from byolsim.backends.numba.rates import curvature_tick
+from byolsim.backends.numba.rules import sees_features, set_predictor, sets
 from byolsim.backends.numba.samplers.whole import Whole
 from byolsim.backends.numba.step import update
 from byolsim.backends.numba.structures import AUTO_EVERY, LOSS, Real
@@ -72,7 +74,7 @@ class Direct(Whole):
     def steps(self, draws: np.ndarray, lo: int, hi: int, first: int, want_loss: bool) -> None:
         """See `direct_steps`."""
         direct_steps(
-            draws, lo, hi, first, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.memory,
+            draws, lo, hi, first, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.method,
             self.scratch,
         )  # fmt: skip
 
@@ -121,7 +123,7 @@ def direct_scratch(config: RunConfig, world: World) -> DirectScratch:
 
 
 @kernel
-def direct_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, memory, scratch):
+def direct_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, method, scratch):
     """Steps on a block of `streams.moment_blocks`; see `Sampler.steps`."""
     now, diverged, hole, sigma, sigma_plus = course.now, course.diverged, world.hole, world.sigma, world.sigma_plus
     for s in range(lo, hi):
@@ -130,16 +132,24 @@ def direct_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, w
         for run in range(diverged.size):
             if diverged[run] >= 0:
                 continue
-            _residual(run, sigma, sigma_plus, hole, state, scratch)
+            P = state.P[run]
+            form_whole(run, state.B_o, state.B_t, method.layers)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
+            if sees_features(method.rule):
+                _residual(P, B_o, B_t, sigma, sigma_plus, hole, scratch)  # for F, whatever P is
+                _feature_covariance(scratch, work.C)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            _residual(P, B_o, B_t, sigma, sigma_plus, hole, scratch)
             if want_loss and s == hi - 1:
                 now[run, LOSS] = 0.5 * np.float64(sum_squares(scratch.E))
             if (t - 1) % int(hyper[run, AUTO_EVERY]) == 0:
-                np.dot(scratch.F, scratch.W[: scratch.F.shape[1]], scratch.FW)
-                np.dot(scratch.FW, scratch.FW.T, work.C)
+                _feature_covariance(scratch, work.C)
                 curvature_tick(run, hyper, course, work)
             _residual_gradient(sigma, hole, scratch, work.G)
-            np.dot(work.G, state.B_o[run].T, work.grad_P)
-            update(run, t, world.lambda_max_x, hyper, state, course, work, memory)
+            np.dot(work.G, B_o.T, work.grad_P)
+            update(run, t, world.lambda_max_x, hyper, state, course, work, method)
 
 
 @kernel
@@ -156,12 +166,19 @@ def _share(row, sigma, scratch):
 
 
 @kernel
-def _residual(run, sigma, sigma_plus, hole, state, scratch):
+def _feature_covariance(scratch, C):
+    """C = F S F^T."""
+    np.dot(scratch.F, scratch.W[: scratch.F.shape[1]], scratch.FW)
+    np.dot(scratch.FW, scratch.FW.T, C)
+
+
+@kernel
+def _residual(P, B_o, B_t, sigma, sigma_plus, hole, scratch):
     """D = [P M_o - M_t, sigma P L_b, -L_w], E = D W / sqrt(n) and F = [M_o, sigma L_b], M = B A Lambda^(1/2)."""
     (k, q), has_hole = scratch.M_o.shape, hole.shape[1] > 0
-    np.dot(state.B_o[run], scratch.A, scratch.M_o)
-    np.dot(state.B_t[run], scratch.A_plus, scratch.M_t)
-    scratch.reflectors[:] = state.B_t[run]
+    np.dot(B_o, scratch.A, scratch.M_o)
+    np.dot(B_t, scratch.A_plus, scratch.M_t)
+    scratch.reflectors[:] = B_t
     if has_hole:
         leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
     householder_lq(scratch.reflectors, scratch.L_t, scratch.reflections)
@@ -169,13 +186,13 @@ def _residual(run, sigma, sigma_plus, hole, state, scratch):
     if scratch.M_t.shape[1] > q:
         _factor_alone(sigma_plus, scratch)
         on_w = scratch.D.dtype.type(-1.0)
-    scratch.reflectors[:] = state.B_o[run]
+    scratch.reflectors[:] = B_o
     if has_hole:
         leave_span(scratch.reflectors, hole, scratch.inside, scratch.along)
     householder_lq(scratch.reflectors, scratch.L_b, scratch.reflections)
     orthonormal_rows(scratch.reflectors, scratch.reflections, scratch.Q)
-    np.dot(state.P[run], scratch.M_o, scratch.PM)
-    np.dot(state.P[run], scratch.L_b, scratch.PL)
+    np.dot(P, scratch.M_o, scratch.PM)
+    np.dot(P, scratch.L_b, scratch.PL)
     noise = scratch.D.dtype.type(sigma)
     for i in range(k):
         for j in range(q):

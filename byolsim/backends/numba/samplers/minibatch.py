@@ -13,28 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byolsim.backends.base import TINY
+from byolsim.backends.numba.layers import form_whole, online, target
 from byolsim.backends.numba.linalg import dot, scale, subtract, subtract_and_scale, sum_squares
+from byolsim.backends.numba.losses import Open
 from byolsim.backends.numba.rates import curvature_tick
+from byolsim.backends.numba.rules import sees_features, set_predictor, sets
+from byolsim.backends.numba.samplers.open_loss import Moments, moments_space
+from byolsim.backends.numba.samplers.open_minibatch import open_moment_steps, open_sample_steps
+from byolsim.backends.numba.samplers.views import Views, form_views
 from byolsim.backends.numba.samplers.whole import Whole
 from byolsim.backends.numba.step import update
 from byolsim.backends.numba.structures import AUTO_EVERY, LOSS, Real
 from byolsim.config.run import RunConfig
-from byolsim.machine.jit import fma, kernel
+from byolsim.machine.jit import kernel
 from byolsim.model.samplers import view_key
 from byolsim.model.start import Start
 from byolsim.model.world import World
-
-
-class Views(NamedTuple):
-    """The minibatch that the group shares."""
-
-    Z: Real  # (q + c, n) latents
-    Z_common: Real  # (q, n) those of x, the first rows of Z
-    X: Real  # (d, n)
-    X_plus: Real  # (d, n)
-    noise: Real  # (d, n) isotropic noise of a view where it has a hole, (d, 0) in all other worlds
-    inside: Real  # (q, n) its part in the hole, or (q, 0)
-    along: Real  # (d, n) the same in all rows, or (d, 0)
 
 
 class SampleScratch(NamedTuple):
@@ -83,15 +77,16 @@ class Minibatch(Whole):
             noise=real(d, in_hole), inside=real(q, in_hole), along=real(d, in_hole),
         )  # fmt: skip
         self.kernel: Any
-        self.scratch: SampleScratch | MomentScratch
+        self.scratch: SampleScratch | MomentScratch | Moments
+        is_open = isinstance(self.method.loss, Open)
         if second_moments_pay(n, d, k):
-            self.kernel = second_moment_steps
-            self.scratch = MomentScratch(
+            self.kernel = open_moment_steps if is_open else second_moment_steps
+            self.scratch = moments_space(k, d, dtype) if is_open else MomentScratch(
                 S_xx=real(d, d), S_px=real(d, d), S_pp=real(d, d),
                 BS_o=real(k, d), BS_t=real(k, d), BS_p=real(k, d), PB=real(k, d),
             )  # fmt: skip
         else:
-            self.kernel = sample_steps
+            self.kernel = open_sample_steps if is_open else sample_steps
             self.scratch = SampleScratch(Z_o=real(k, n), Z_t=real(k, n), D=real(k, n))
 
     @staticmethod
@@ -112,13 +107,13 @@ class Minibatch(Whole):
     def steps(self, draws: np.ndarray, lo: int, hi: int, first: int, want_loss: bool) -> None:
         """See `sample_steps` and `second_moment_steps`."""
         self.kernel(
-            draws, lo, hi, first, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.memory,
+            draws, lo, hi, first, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.method,
             self.views, self.scratch,
         )  # fmt: skip
 
 
 @kernel
-def sample_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, memory, views, scratch):
+def sample_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, method, views, scratch):
     """Steps on the samples, `gradients.sample_residual_gradient`; see `Sampler.steps`."""
     now, diverged, n = course.now, course.diverged, views.X.shape[1]
     inverse_n = scratch.D.dtype.type(1.0 / n)
@@ -127,28 +122,36 @@ def sample_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, w
     X, X_plus, Z_o, Z_t, D, G = views.X, views.X_plus, scratch.Z_o, scratch.Z_t, scratch.D, work.G
     X_T, Z_o_T, flat_D, flat_Z_t, grad_P = X.T, Z_o.T, D.reshape(-1), Z_t.reshape(-1), work.grad_P
     for s in range(lo, hi):
-        _form_views(draws[s], world, views)
+        form_views(draws[s], world, views)
         t = first + s
         for run in range(diverged.size):
             if diverged[run] >= 0:
                 continue
-            np.dot(B_os[run], X, Z_o)
-            np.dot(B_ts[run], X_plus, Z_t)
-            np.dot(Ps[run], Z_o, D)
+            P = Ps[run]
+            form_whole(run, B_os, B_ts, method.layers)
+            B_o = online(run, B_os, method.layers)
+            B_t = target(run, B_ts, method.layers)
+            np.dot(B_o, X, Z_o)
+            tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
+            if tick or sees_features(method.rule):
+                np.dot(Z_o, Z_o_T, work.C)
+                scale(work.C, inverse_n)
+            if tick:
+                curvature_tick(run, hyper, course, work)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            np.dot(B_t, X_plus, Z_t)
+            np.dot(P, Z_o, D)
             subtract_and_scale(flat_D, flat_Z_t, inverse_n)
             if want_loss and s == hi - 1:
                 now[run, LOSS] = 0.5 * n * sum_squares(D)
             np.dot(D, X_T, G)
             np.dot(D, Z_o_T, grad_P)  # D Z_o^T = G B_o^T, with n columns in place of d
-            if (t - 1) % int(hyper[run, AUTO_EVERY]) == 0:
-                np.dot(Z_o, Z_o.T, work.C)
-                scale(work.C, inverse_n)
-                curvature_tick(run, hyper, course, work)
-            update(run, t, world.lambda_max_x, hyper, state, course, work, memory)
+            update(run, t, world.lambda_max_x, hyper, state, course, work, method)
 
 
 @kernel
-def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, memory, views, scratch):
+def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, method, views, scratch):
     """The same steps from the second moments, formed once for the group: the cost of a run does not depend on n.
 
     `gradients.moment_residual_gradient`, G = P B_o S_xx - B_t S_px.
@@ -156,7 +159,7 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
     now, diverged, n, G = course.now, course.diverged, views.X.shape[1], work.G
     inverse_n = scratch.S_xx.dtype.type(1.0 / n)
     for s in range(lo, hi):
-        _form_views(draws[s], world, views)
+        form_views(draws[s], world, views)
         np.dot(views.X, views.X.T, scratch.S_xx)
         np.dot(views.X_plus, views.X.T, scratch.S_px)
         scale(scratch.S_xx, inverse_n)
@@ -168,90 +171,38 @@ def second_moment_steps(draws, lo, hi, first, want_loss, world, hyper, state, co
         for run in range(diverged.size):
             if diverged[run] >= 0:
                 continue
-            np.dot(state.B_o[run], scratch.S_xx, scratch.BS_o)
-            np.dot(state.B_t[run], scratch.S_px, scratch.BS_t)
-            np.dot(state.P[run], scratch.BS_o, G)
-            if want_loss and s == hi - 1:
-                now[run, LOSS] = _moment_loss(run, state, G, scratch)
-            subtract(G, scratch.BS_t)
-            np.dot(G, state.B_o[run].T, work.grad_P)
-            if (t - 1) % int(hyper[run, AUTO_EVERY]) == 0:
-                np.dot(scratch.BS_o, state.B_o[run].T, work.C)
+            P = state.P[run]
+            form_whole(run, state.B_o, state.B_t, method.layers)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
+            np.dot(B_o, scratch.S_xx, scratch.BS_o)
+            tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
+            if tick or sees_features(method.rule):
+                np.dot(scratch.BS_o, B_o.T, work.C)
+            if tick:
                 curvature_tick(run, hyper, course, work)
-            update(run, t, world.lambda_max_x, hyper, state, course, work, memory)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
+            np.dot(B_t, scratch.S_px, scratch.BS_t)
+            np.dot(P, scratch.BS_o, G)
+            if want_loss and s == hi - 1:
+                now[run, LOSS] = _moment_loss(P, B_o, B_t, G, scratch)
+            subtract(G, scratch.BS_t)
+            np.dot(G, B_o.T, work.grad_P)
+            update(run, t, world.lambda_max_x, hyper, state, course, work, method)
 
 
 @kernel
-def _form_views(row, world, views):
-    """The samples of both views from one row of `streams.minibatch_blocks`.
-
-    x = A Lambda^(1/2) z + sigma e and x+ likewise with e+, the signal being formed once; `_form_any_views` elsewhere.
-    """
-    if not world.is_plain:
-        _form_any_views(row, world, views)
-        return
-    r, n = views.Z.shape
-    d = views.X.shape[0]
-    for i in range(r):
-        for j in range(n):
-            views.Z[i, j] = world.root_lam[i] * row[i * n + j]
-    np.dot(world.A, views.Z, views.X)
-    sigma = views.X.dtype.type(world.sigma)
-    e, e_plus = row[r * n : (r + d) * n], row[(r + d) * n :]
-    _add_noise(views.X.reshape(-1), sigma, e_plus, views.X_plus.reshape(-1))
-    _add_noise(views.X.reshape(-1), sigma, e, views.X.reshape(-1))
-
-
-@kernel
-def _form_any_views(row, world, views):
-    """x = A Lambda^(1/2) g_(1..q) + sigma Pi e and x+ = A_plus Lambda_plus^(1/2) g + sigma_plus Pi e+."""
-    latents, n = views.Z.shape
-    d = views.X.shape[0]
-    for i in range(latents):
-        for j in range(n):
-            views.Z[i, j] = world.root_lam_plus[i] * row[i * n + j]
-    np.dot(world.A, views.Z_common, views.X)
-    np.dot(world.A_plus, views.Z, views.X_plus)
-    if row.size > latents * n:  # no noise is drawn where there is none
-        _add_isotropic(views.X, world.sigma, row[latents * n : (latents + d) * n], world, views)
-        _add_isotropic(views.X_plus, world.sigma_plus, row[(latents + d) * n :], world, views)
-
-
-@kernel
-def _add_isotropic(X, sigma, normals, world, views):
-    """X <- X + sigma Pi E for the standard normals E (d, n)."""
-    flat, real = X.reshape(-1), X.dtype.type
-    if world.hole.shape[1] == 0:
-        _add_noise(flat, real(sigma), normals, flat)
-        return
-    noise = views.noise.reshape(-1)
-    for i in range(noise.size):
-        noise[i] = normals[i]
-    np.dot(world.hole.T, views.noise, views.inside)
-    np.dot(world.hole, views.inside, views.along)
-    subtract(views.noise, views.along)
-    for i in range(noise.size):
-        flat[i] = fma(real(sigma), noise[i], flat[i])
-
-
-@kernel
-def _add_noise(signal, sigma, normals, view):
-    """view <- signal + sigma normals."""
-    for i in range(signal.size):
-        view[i] = fma(sigma, signal.dtype.type(normals[i]), signal[i])
-
-
-@kernel
-def _moment_loss(run, state, PBS, scratch):
+def _moment_loss(P, B_o, B_t, PBS, scratch):
     """1/2 tr of the residual's second moment, expanded in S_xx, S_px and S_pp; PBS is P B_o S_xx.
 
     The expansion can cancel to a rounding error below zero where the loss vanishes: it is kept >= 0.
     """
     PB = scratch.PB
-    np.dot(state.P[run], state.B_o[run], PB)
-    np.dot(state.B_t[run], scratch.S_pp, scratch.BS_p)
+    np.dot(P, B_o, PB)
+    np.dot(B_t, scratch.S_pp, scratch.BS_p)
     total = 0.0
     for i in range(PB.shape[0]):
         total += np.float64(dot(PBS[i], PB[i])) - 2.0 * np.float64(dot(scratch.BS_t[i], PB[i]))
-        total += np.float64(dot(scratch.BS_p[i], state.B_t[run, i]))
+        total += np.float64(dot(scratch.BS_p[i], B_t[i]))
     return max(0.5 * total, 0.0)

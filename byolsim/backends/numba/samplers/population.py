@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from byolsim.backends.numba.layers import form_whole, online, target
 from byolsim.backends.numba.linalg import leave_span, scale_columns, subtract, sum_squares, weighted_sum_squares
+from byolsim.backends.numba.losses import Open
 from byolsim.backends.numba.rates import curvature_tick
+from byolsim.backends.numba.rules import sees_features, set_predictor, sets
+from byolsim.backends.numba.samplers.open_population import (
+    OpenPopulationScratch,
+    open_population_scratch,
+    open_population_steps,
+)
 from byolsim.backends.numba.samplers.whole import Whole
 from byolsim.backends.numba.step import update
 from byolsim.backends.numba.structures import AUTO_EVERY, LOSS, Real
@@ -40,6 +48,11 @@ class Population(Whole):
         super().__init__(group, world, initial)
         dtype, k, q, d = np.dtype(group[0].dtype), group[0].k, world.q, world.d
         in_hole = 0 if world.hole is None else k
+        self.kernel: Any = population_steps
+        self.scratch: PopulationScratch | OpenPopulationScratch
+        if isinstance(self.method.loss, Open):
+            self.kernel, self.scratch = open_population_steps, open_population_scratch(group[0], world)
+            return
         self.scratch = PopulationScratch(
             M_o=np.zeros((k, q), dtype),
             M_t=np.zeros((k, len(world.variances_plus)), dtype),
@@ -58,14 +71,14 @@ class Population(Whole):
 
     def steps(self, draws: np.ndarray, lo: int, hi: int, first: int, want_loss: bool) -> None:
         """See `population_steps`."""
-        population_steps(
-            first + lo, first + hi, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.memory,
+        self.kernel(
+            first + lo, first + hi, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.method,
             self.scratch,
         )  # fmt: skip
 
 
 @kernel
-def population_steps(first, end, want_loss, world, hyper, state, course, work, memory, scratch):
+def population_steps(first, end, want_loss, world, hyper, state, course, work, method, scratch):
     """Steps first, ..., end - 1."""
     now, diverged = course.now, course.diverged
     variance = work.G.dtype.type(world.sigma**2)
@@ -74,27 +87,32 @@ def population_steps(first, end, want_loss, world, hyper, state, course, work, m
             if diverged[run] >= 0:
                 continue
             P, M_o, M_t, D = state.P[run], scratch.M_o, scratch.M_t, scratch.D
-            np.dot(state.B_o[run], world.A, M_o)
-            np.dot(state.B_t[run], world.A_plus, M_t)
-            if (t - 1) % int(hyper[run, AUTO_EVERY]) == 0:
-                _feature_covariance(
-                    M_o, _outside(state.B_o[run], world, scratch), variance, world.lam, scratch.weighted, work.C
-                )
+            form_whole(run, state.B_o, state.B_t, method.layers)
+            B_o = online(run, state.B_o, method.layers)
+            B_t = target(run, state.B_t, method.layers)
+            np.dot(B_o, world.A, M_o)
+            np.dot(B_t, world.A_plus, M_t)
+            tick = (t - 1) % int(hyper[run, AUTO_EVERY]) == 0
+            if tick or sees_features(method.rule):
+                _feature_covariance(M_o, _outside(B_o, world, scratch), variance, world.lam, scratch.weighted, work.C)
+            if tick:
                 curvature_tick(run, hyper, course, work)
+            if sets(method.rule):
+                set_predictor(run, t, P, B_o, B_t, work.C, now, method.rule)
             np.dot(P, M_o, D)
             subtract(D, M_t)
-            np.dot(P, state.B_o[run], scratch.PB)
+            np.dot(P, B_o, scratch.PB)
             leave_span(scratch.PB, world.hole, scratch.inside, scratch.along)
             if want_loss and t == end - 1:
-                now[run, LOSS] = _loss(D, M_t, state.B_t[run], world, scratch)
+                now[run, LOSS] = _loss(D, M_t, B_t, world, scratch)
             # G = D Lambda A^T + sigma^2 P B_o Pi
             scale_columns(D, world.lam)
             np.dot(D, world.A.T, work.G)
             for i in range(work.G.shape[0]):
                 for j in range(work.G.shape[1]):
                     work.G[i, j] = fma(variance, scratch.PB[i, j], work.G[i, j])
-            np.dot(work.G, state.B_o[run].T, work.grad_P)
-            update(run, t, world.lambda_max_x, hyper, state, course, work, memory)
+            np.dot(work.G, B_o.T, work.grad_P)
+            update(run, t, world.lambda_max_x, hyper, state, course, work, method)
 
 
 @kernel

@@ -12,29 +12,45 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from byolsim.backends.numba import packing, rules, structures
+from byolsim.backends.numba import lane_layers, packing, rules, structures
+from byolsim.backends.numba.lane_layers import (
+    form_whole,
+    gradient_of_whole,
+    move_upper,
+    note_largest,
+    online,
+    target,
+    through,
+    through_square,
+    to_layers,
+)
 from byolsim.backends.numba.lane_linalg import (
-    FULL,
-    LOWER,
-    UPPER,
     lane_lq,
     lane_sum_squares,
-    multiply,
-    multiply_shared,
-    transpose,
 )
-from byolsim.backends.numba.lanes import load, store, where_positive, zeros
-from byolsim.backends.numba.linalg import share_bartlett
-from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_rates
-from byolsim.backends.numba.rules import follow_in_lane
+from byolsim.backends.numba.lanes import lane_count, load, store, where_positive, zeros
+from byolsim.backends.numba.layers import initial_layers
+from byolsim.backends.numba.losses import loss_of
+from byolsim.backends.numba.method import Method
+from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_clock, set_rates
+from byolsim.backends.numba.rules import follow_in_lane, follows, learns, sees_features, set_in_lane, sets
 from byolsim.backends.numba.samplers.base import Sampler
 from byolsim.backends.numba.samplers.reduced_arrays import (
+    ReducedLogScratch,
+    in_lanes,
     initial_reduced_state,
     reduced_scratch,
     reduced_world,
     whole_packs,
 )
-from byolsim.backends.numba.samplers.reduced_log import log_scratch, reduced_snapshot
+from byolsim.backends.numba.samplers.reduced_gradient import (
+    feature_covariance,
+    features,
+    gradients,
+    residual,
+    share,
+)
+from byolsim.backends.numba.samplers.reduced_snapshot import reduced_snapshot
 from byolsim.backends.numba.structures import (
     ALPHA,
     ALPHA_T,
@@ -42,7 +58,8 @@ from byolsim.backends.numba.structures import (
     BETA,
     BETA_T,
     ENC_EVERY,
-    ETA,
+    ETA_B,
+    ETA_P,
     KEEP,
     LOSS,
     MU_B,
@@ -51,6 +68,8 @@ from byolsim.backends.numba.structures import (
     SQUARE_B,
     SQUARE_P,
     TAU,
+    TAU_T,
+    TIMED,
 )  # fmt: skip
 from byolsim.config.run import RunConfig
 from byolsim.machine.jit import fma, kernel
@@ -68,11 +87,24 @@ class Reduced(Sampler):
         self.state = initial_reduced_state(packs, world, initial)
         P = np.moveaxis(self.state.P, 3, 1).reshape(len(packs), k, k)
         B_o = np.moveaxis(self.state.X[:, :k], 3, 1).reshape(len(packs), k, q + 4 * k)
+        self.method = Method(
+            rules.initial_memory(rules.At(packs, P, world, rules.reduced_rows(world, k), initial)),
+            lane_layers.in_lanes(initial_layers(packs, world, 0, initial), lane_count(config.dtype), q),
+            loss_of(config, 0),
+        )
+        self.state.P[:] = in_lanes(P, P.dtype)  # a rule may have set it
         self.course = packing.initial_course(packs, P, B_o, initial)
-        self.memory = rules.initial_memory(packs, P)
         self.work = packing.work_arrays(config, 0)
         self.scratch = reduced_scratch(config)
-        self._log_scratch = log_scratch(k, q)
+        self._log_scratch = ReducedLogScratch(
+            is_deep=config.depth > 1,
+            square=np.zeros((k, k)),
+            outside=np.zeros((k, 3 * k)),
+            online=np.zeros((k, q + 3 * k)),
+            target=np.zeros((k, q + 3 * k)),
+            difference=np.zeros((k, q + 3 * k)),
+            reflections=np.zeros((2, k)),
+        )
 
     @staticmethod
     def numbers(config: RunConfig) -> int:
@@ -83,7 +115,7 @@ class Reduced(Sampler):
     def steps(self, draws: np.ndarray, lo: int, hi: int, first: int, want_loss: bool) -> None:
         """See `reduced_steps`."""
         reduced_steps(
-            draws, lo, hi, first, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.memory,
+            draws, lo, hi, first, want_loss, self.world, self.hyper, self.state, self.course, self.work, self.method,
             self.scratch,
         )  # fmt: skip
 
@@ -93,22 +125,27 @@ class Reduced(Sampler):
         P, V_P, X, lost = (M[p, :, :, lane].astype(np.float64) for M in self.state[:4])
         k = len(P)
         B_o, V_B, B_t = np.split(X[:, :-k], 3)
-        curvature = packing.curvature_of(run, self.course)
-        return Start(P, V_P, B_o, V_B, B_t, epoch, lost=lost if lost.any() else None, curvature=curvature)
+        return Start(
+            P, V_P, B_o, V_B, B_t, epoch,
+            **lane_layers.upper_of_lane(p, lane, self.method.layers),
+            lost=lost if lost.any() else None,
+            curvature=packing.curvature_of(run, self.course),
+            memory=rules.memory_of(run, self.method.rule),
+        )  # fmt: skip
 
     def snapshot(self, row: int, log: structures.Log) -> None:
         """See `reduced_snapshot`."""
-        reduced_snapshot(row, self.scratch.lanes, self.state, self.course, self._log_scratch, log)
+        reduced_snapshot(row, self.scratch.lanes, self.state, self.course, self.method.layers, self._log_scratch, log)
 
 
 @kernel
-def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, memory, scratch):
+def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, work, method, scratch):
     """Steps on a block of `streams.moment_blocks`; see `Sampler.steps`."""
     lanes, q = scratch.lanes, world.L_x.shape[0]
     now, diverged, clips, squares = course.now, course.diverged, course.clips, scratch.squares
     auto_every, pred_every, enc_every = int(hyper[0, AUTO_EVERY]), int(hyper[0, PRED_EVERY]), int(hyper[0, ENC_EVERY])
     for s in range(lo, hi):
-        _share(draws[s], world, scratch)
+        share(draws[s], world, scratch)
         t = first + s
         tick, pred_steps, enc_steps = (t - 1) % auto_every == 0, t % pred_every == 0, t % enc_every == 0
         for p in range(state.P.shape[0]):
@@ -119,34 +156,53 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
             if not alive:
                 continue
             P, X, lost, factors = state.P[p], state.X[p], state.lost[p], state.factors[p]
-            _residual(P, X, world, scratch)
+            form_whole(p, X, method.layers)
+            E_o = online(X, method.layers)
+            E_t = target(X, method.layers)
+            features(E_o, world, scratch)
+            if tick or sees_features(method.rule):
+                feature_covariance(scratch)
+            if sets(method.rule):
+                for lane in range(lanes):
+                    if diverged[start + lane] < 0:
+                        set_in_lane(start + lane, t, lane, P, E_o, E_t, scratch.C, scratch, work.C, now, method.rule)
+            residual(P, E_o, E_t, world, scratch)
             if want_loss and s == hi - 1:
                 store(scratch.loss, 0, 0, 0.5 * lane_sum_squares(scratch.E, 0, scratch.E.shape[1]))
                 for lane in range(lanes):
                     now[start + lane, LOSS] = scratch.loss[0, 0, lane]
             if tick:
                 _ticks(start, hyper, course, work, scratch)
+            PU = through(P, method.layers)
             for lane in range(lanes):
                 run = start + lane
                 if diverged[run] < 0:
-                    may_be_cut = beta_may_be_cut(run, world.lambda_max_x, hyper, now)
+                    set_clock(run, t, hyper, now)
+                    square = through_square(run, lane, now, method.layers)
+                    may_be_cut = beta_may_be_cut(run, square, world.lambda_max_x, hyper, now)
                     if may_be_cut:
-                        _copy_lane(P, lane, scratch.P)
-                    set_rates(run, scratch.P, may_be_cut, world.lambda_max_x, work.square, hyper, now, clips)
+                        _copy_lane(PU, lane, scratch.P)
+                    set_rates(run, scratch.P, may_be_cut, world.lambda_max_x, work.square, hyper, now, clips, course)
+                    if hyper[run, TIMED] > 0:
+                        factors[TAU, 0, lane], factors[KEEP, 0, lane] = now[run, TAU_T], 1.0 - now[run, TAU_T]
                 factors[ALPHA, 0, lane] = now[run, ALPHA_T]
                 factors[BETA, 0, lane] = now[run, BETA_T]
-            _gradients(P, X, world, scratch)
-            if pred_steps:
+            gradients(P, gradient_of_whole(scratch.grad_B, method.layers), world, scratch, method.loss)
+            to_layers(p, X, scratch.grad_B, method.layers)
+            if pred_steps and learns(method.rule):
                 store(squares, 0, 0, _predictor_step(P, state.V_P[p], scratch.grad_P, factors))
             store(squares, 1, 0, _encoder_step(X, lost, scratch.grad_B, factors, enc_steps))
+            move_upper(p, factors, enc_steps, method.layers)
             for lane in range(lanes):
                 run = start + lane
                 if diverged[run] < 0:
-                    if pred_steps:
+                    if pred_steps and learns(method.rule):
                         now[run, SQUARE_P] = squares[0, 0, lane]
-                    follow_in_lane(run, P, lane, scratch.P, now, memory)
+                    if follows(method.rule):
+                        follow_in_lane(run, P, lane, scratch.P, now, method.rule)
                     if enc_steps:
                         now[run, SQUARE_B] = squares[1, 0, lane]
+                        note_largest(run, lane, now, method.layers)
                     check_divergence(run, t, now, diverged)
             if enc_steps:
                 lane_lq(X, q, X.shape[1])
@@ -155,7 +211,6 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
 @kernel
 def _ticks(start, hyper, course, work, scratch):
     """The curvature estimate of each run of a pack."""
-    _feature_covariance(scratch)
     for lane in range(scratch.lanes):
         if course.diverged[start + lane] < 0:
             _copy_lane(scratch.C, lane, work.C)
@@ -171,80 +226,9 @@ def _copy_lane(M, lane, out):
 
 
 @kernel
-def _share(row, world, scratch):
-    """W / sqrt(n) with its transpose, and sigma N / sqrt(n), from a row of draws."""
-    white, m = scratch.W.shape
-    root = 1.0 / np.sqrt(scratch.n)
-    share_bartlett(row, root, scratch.W, scratch.W_T)
-    c, columns = scratch.N.shape
-    k = columns // 3
-    factor = root * world.sigma
-    for i in range(c):
-        for j in range(2 * k + i + 1):
-            scratch.N[i, j] = factor * row[white * m + i * columns + j]
-
-
-@kernel
-def _residual(P, X, world, scratch):
-    """D = [P b_o L_x - b_t M, sigma P L_oo, -L_w] and E = D W / sqrt(n); delta = D xi."""
-    k, q = scratch.a_o.shape[0], scratch.a_o.shape[1]
-    D, a_o, L_w, bM = scratch.D, scratch.a_o, scratch.L_w, scratch.bM
-    b_t = X[2 * k :]
-    multiply_shared(X, 0, world.L_x, LOWER, a_o, 0, 1.0)
-    multiply(P, 0, a_o, 0, k, D, 0, q, 1.0)
-    multiply_shared(b_t, 0, world.M, FULL, bM, 0, 1.0)
-    multiply(P, 0, X, q, k, D, q, k, world.sigma)
-    multiply_shared(b_t, 0, world.root, LOWER, L_w, 0, 1.0)
-    for i in range(k):
-        for j in range(q):
-            store(D, i, j, load(D, i, j) - load(bM, i, j))
-        for j in range(q, q + 3 * k):
-            store(L_w, i, j, load(b_t, i, j) * world.ratio)
-    lane_lq(L_w, 0, q + 3 * k)
-    for i in range(k):
-        for j in range(k):
-            store(D, i, q + k + j, load(L_w, i, j) * -world.scale)
-    multiply_shared(D, 0, scratch.W, LOWER, scratch.E, 0, 1.0)
-    # For the feature covariance: F = [a_o, sigma L_oo].
-    for i in range(k):
-        for j in range(q):
-            store(scratch.F, i, j, load(a_o, i, j))
-        for j in range(q, q + k):
-            store(scratch.F, i, j, load(X, i, j) * world.sigma)
-
-
-@kernel
-def _feature_covariance(scratch):
-    """(1/n) sum z_o z_o^T = F S F^T of each lane, into C."""
-    width = scratch.FW.shape[1]
-    multiply_shared(scratch.F, 0, scratch.W_top, LOWER, scratch.FW, 0, 1.0)
-    transpose(scratch.FW, 0, scratch.FW_T)
-    multiply(scratch.FW, 0, scratch.FW_T, 0, width, scratch.C, 0, scratch.C.shape[1], 1.0)
-
-
-@kernel
-def _gradients(P, X, world, scratch):
-    """G = [G inside, on O_1, on the rest] (k, q + 4k), grad_P = G [b_o, L_o]^T and grad_B = P^T G, without decay."""
-    k, q = scratch.a_o.shape[0], scratch.a_o.shape[1]
-    G = scratch.G
-    multiply_shared(scratch.E, 0, scratch.W_T, UPPER, scratch.DS, 0, 1.0)
-    multiply_shared(scratch.DS, 0, world.L_x_T, UPPER, G, 0, 1.0)
-    for i in range(k):
-        for j in range(q, q + k):
-            value = load(scratch.DS, i, j) * world.sigma
-            store(G, i, j, value)
-    transpose(scratch.F, 0, scratch.F_T)
-    multiply(scratch.DS, 0, scratch.F_T, 0, q + k, scratch.grad_P, 0, k, 1.0)
-    lane_lq(scratch.E, 0, scratch.E.shape[1])
-    multiply_shared(scratch.E, 0, scratch.N, FULL, G, q + k, 1.0)
-    transpose(P, 0, scratch.P_T)
-    multiply(scratch.P_T, 0, G, 0, k, scratch.grad_B, 0, q + 4 * k, 1.0)
-
-
-@kernel
 def _predictor_step(P, V, gradient, factors):
     """Heavy ball on P; the new squared norm of each lane."""
-    minus_alpha, mu, eta = 0.0 - load(factors, ALPHA, 0), load(factors, MU_P, 0), load(factors, ETA, 0)
+    minus_alpha, mu, eta = 0.0 - load(factors, ALPHA, 0), load(factors, MU_P, 0), load(factors, ETA_P, 0)
     square = zeros(P)
     for i in range(P.shape[0]):
         for j in range(P.shape[1]):
@@ -263,7 +247,7 @@ def _encoder_step(X, lost, gradient, factors, enc_steps):
     k, columns = gradient.shape[0], X.shape[1]
     square = zeros(X)
     if enc_steps:
-        minus_beta, mu, eta = 0.0 - load(factors, BETA, 0), load(factors, MU_B, 0), load(factors, ETA, 0)
+        minus_beta, mu, eta = 0.0 - load(factors, BETA, 0), load(factors, MU_B, 0), load(factors, ETA_B, 0)
         for i in range(k):
             for j in range(columns):
                 old = load(X, i, j)

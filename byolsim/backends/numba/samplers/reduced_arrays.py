@@ -42,7 +42,7 @@ class ReducedState(NamedTuple):
     V_P: Real
     X: Real  # (packs, 3k, q + 4k, lanes)
     lost: Real  # (packs, k, q + 3k, lanes), as in `whole.State`; (packs, k, 0, lanes) in double precision
-    factors: Real  # (packs, 7, 1, lanes), the hyperparameters `structures.FACTORS`, with the rates in force
+    factors: Real  # (packs, 8, 1, lanes), the hyperparameters `structures.FACTORS`, with the rates in force
 
 
 class ReducedScratch(NamedTuple):
@@ -72,6 +72,20 @@ class ReducedScratch(NamedTuple):
     loss: Real  # (1, 1)
     squares: Real  # (2, 1) squared norms of P and B_o
     P: Real  # (k, k) of one run
+    rows_o: Real  # (k, q + k) of one run, for a predictor rule: the whole online encoder
+    rows_t: Real  # (k, q) inside the structured subspace, of the target
+
+
+class ReducedLogScratch(NamedTuple):
+    """Work space of a snapshot, of one run in double precision."""
+
+    is_deep: bool
+    square: np.ndarray  # (k, k) of the online encoder, and then its reflectors
+    outside: np.ndarray  # (k, 3k) of the target, and then its reflectors
+    online: np.ndarray  # (k, q + 3k)
+    target: np.ndarray  # (k, q + 3k)
+    difference: np.ndarray  # (k, q + 3k)
+    reflections: np.ndarray  # (2, k)
 
 
 def whole_packs(group: Sequence[RunConfig]) -> list[RunConfig]:
@@ -108,15 +122,15 @@ def initial_reduced_state(group: Sequence[RunConfig], world: World, initial: Sta
         places[key] = start.P, start.V_P, moments.reduced_coordinates(start, world), lost
     P, V_P, X, lost_of = zip(*(places[key] for key in keys), strict=True)
     return ReducedState(
-        P=_in_lanes(P, dtype),
-        V_P=_in_lanes(V_P, dtype),
-        X=_in_lanes(X, dtype),
-        lost=_in_lanes(lost_of, dtype),
-        factors=_in_lanes([row[FACTORS, None] for row in hyperparameters(group)], dtype),
+        P=in_lanes(P, dtype),
+        V_P=in_lanes(V_P, dtype),
+        X=in_lanes(X, dtype),
+        lost=in_lanes(lost_of, dtype),
+        factors=in_lanes([row[FACTORS, None] for row in hyperparameters(group)], dtype),
     )
 
 
-def _in_lanes(matrices: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
+def in_lanes(matrices: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
     """Matrices of all runs as (packs, rows, columns, lanes)."""
     rows, columns = matrices[0].shape
     lanes = lane_count(dtype)
@@ -146,7 +160,7 @@ def reduced_scratch(config: RunConfig) -> ReducedScratch:
     def shared(rows: int, columns: int) -> np.ndarray:
         return np.zeros((rows, columns), dtype)
 
-    def in_lanes(rows: int, columns: int) -> np.ndarray:
+    def lanes_of(rows: int, columns: int) -> np.ndarray:
         return _aligned_zeros((rows, columns, lanes), dtype)
 
     W = shared(white, m)
@@ -157,22 +171,24 @@ def reduced_scratch(config: RunConfig) -> ReducedScratch:
         W_T=shared(m, q + k),
         W_top=W[: q + k],
         N=shared(c, 3 * k),
-        a_o=in_lanes(k, q),
-        bM=in_lanes(k, q),
-        L_w=in_lanes(k, q + 3 * k),
-        D=in_lanes(k, white),
-        E=in_lanes(k, m),
-        F=in_lanes(k, q + k),
-        F_T=in_lanes(q + k, k),
-        FW=in_lanes(k, m),
-        FW_T=in_lanes(m, k),
-        C=in_lanes(k, k),
-        DS=in_lanes(k, q + k),
-        G=in_lanes(k, q + 4 * k),
-        P_T=in_lanes(k, k),
-        grad_P=in_lanes(k, k),
-        grad_B=in_lanes(k, q + 4 * k),
-        loss=in_lanes(1, 1),
-        squares=in_lanes(2, 1),
+        a_o=lanes_of(k, q),
+        bM=lanes_of(k, q),
+        L_w=lanes_of(k, q + 3 * k),
+        D=lanes_of(k, white),
+        E=lanes_of(k, m),
+        F=lanes_of(k, q + k),
+        F_T=lanes_of(q + k, k),
+        FW=lanes_of(k, m),
+        FW_T=lanes_of(m, k),
+        C=lanes_of(k, k),
+        DS=lanes_of(k, q + k),
+        G=lanes_of(k, q + 4 * k),
+        P_T=lanes_of(k, k),
+        grad_P=lanes_of(k, k),
+        grad_B=lanes_of(k, q + 4 * k),
+        loss=lanes_of(1, 1),
+        squares=lanes_of(2, 1),
         P=shared(k, k),
+        rows_o=shared(k, q + k),
+        rows_t=shared(k, q),
     )

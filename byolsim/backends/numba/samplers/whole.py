@@ -8,7 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from byolsim.backends.numba import packing, rules, structures
+from byolsim.backends.numba.layers import form_whole, initial_layers, online, target, upper_layers
 from byolsim.backends.numba.linalg import distance, householder_lq, subtract_and_scale
+from byolsim.backends.numba.losses import loss_of
+from byolsim.backends.numba.method import Method
 from byolsim.backends.numba.samplers.base import Sampler
 from byolsim.backends.numba.structures import LOGGED_OF_NOW, Real
 from byolsim.config.run import RunConfig
@@ -63,8 +66,12 @@ class Whole(Sampler):
         self.world = world_arrays(config, world)
         self.hyper = packing.hyperparameters(group)
         self.state = initial_state(group, world, initial)
+        self.method = Method(
+            rules.initial_memory(rules.At(group, self.state.P, world, rules.whole_rows(world), initial)),
+            initial_layers(group, world, world.d, initial),
+            loss_of(config, world.d),
+        )
         self.course = packing.initial_course(group, self.state.P, self.state.B_o, initial)
-        self.memory = rules.initial_memory(group, self.state.P)
         self.work = packing.work_arrays(config, world.d)
         self._log_scratch = SnapshotScratch(
             inside=np.zeros((k, world.q), dtype),
@@ -75,13 +82,18 @@ class Whole(Sampler):
 
     def snapshot(self, row: int, log: structures.Log) -> None:
         """See `snapshot`."""
-        snapshot(row, self.world.Q_A, self.state, self.course, self._log_scratch, log)
+        snapshot(row, self.world.Q_A, self.state, self.course, self.method.layers, self._log_scratch, log)
 
     def end(self, run: int, epoch: int) -> Start:
         """See `Sampler.end`."""
         P, V_P, B_o, V_B, B_t, lost = (M[run].astype(np.float64) for M in self.state)
-        curvature = packing.curvature_of(run, self.course)
-        return Start(P, V_P, B_o, V_B, B_t, epoch, lost=lost if lost.any() else None, curvature=curvature)
+        return Start(
+            P, V_P, B_o, V_B, B_t, epoch,
+            **upper_layers(run, self.method.layers),
+            lost=lost if lost.any() else None,
+            curvature=packing.curvature_of(run, self.course),
+            memory=rules.memory_of(run, self.method.rule),
+        )  # fmt: skip
 
 
 def world_arrays(config: RunConfig, world: World) -> WorldArrays:
@@ -128,17 +140,20 @@ def initial_state(group: Sequence[RunConfig], world: World, initial: Start | Non
 
 
 @kernel
-def snapshot(row, Q_A, state, course, scratch, log):
+def snapshot(row, Q_A, state, course, layers, scratch, log):
     """`order.inside_outside` of every run's encoders, its gap and its step values."""
     now = course.now
     for run in range(course.diverged.size):
         log.valid[run, row] = course.diverged[run] < 0
         if course.diverged[run] >= 0:
             continue
+        form_whole(run, state.B_o, state.B_t, layers)
+        B_o = online(run, state.B_o, layers)
+        B_t = target(run, state.B_t, layers)
         log.P[run, row] = state.P[run]
-        _inside_outside(state.B_o[run], Q_A, scratch, log.b_o[run, row], log.L_o[run, row])
-        _inside_outside(state.B_t[run], Q_A, scratch, log.b_t[run, row], log.L_t[run, row])
-        log.gap[run, row] = distance(state.B_o[run], state.B_t[run], scratch.difference)
+        _inside_outside(B_o, Q_A, scratch, log.b_o[run, row], log.L_o[run, row])
+        _inside_outside(B_t, Q_A, scratch, log.b_t[run, row], log.L_t[run, row])
+        log.gap[run, row] = distance(B_o, B_t, scratch.difference)
         for i in range(len(LOGGED_OF_NOW)):
             log.steps[run, row, i] = now[run, LOGGED_OF_NOW[i]]
 

@@ -16,7 +16,7 @@ from byolsim.model.predictor import Seen
 from byolsim.model.samplers import sampler_of
 from byolsim.model.start import Start
 from byolsim.model.state import Array, Evaluation, State
-from byolsim.model.step import Run
+from byolsim.model.step import Rules, Run
 from byolsim.model.theory import optimal_predictor
 from byolsim.model.wiener import ZERO
 from byolsim.model.world import World
@@ -72,7 +72,7 @@ class Sampler(ABC):
         """A start as the state keeps it: with encoders (k, d)."""
         return start
 
-    def final(self, run: Run, epoch: int) -> Start | None:
+    def final(self, run: Run, epoch: int, rules: Rules) -> Start | None:
         """Where a run ended, `epoch` steps behind it, in double precision; None if it diverged."""
         if run.diverged_epoch >= 0:
             return None
@@ -84,6 +84,7 @@ class Sampler(ABC):
             **(upper if len(state.upper) else {}),
             lost=state.lost if state.lost.any() else None,
             curvature=run.curvature.state,
+            memory=rules.predictor.kept(run.memory),
         )
 
     def settle(self, state: State) -> State:

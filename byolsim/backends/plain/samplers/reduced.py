@@ -12,7 +12,7 @@ from byolsim.model.linalg import distance, lq_factor
 from byolsim.model.moments import ReducedWorld, reduced_coordinates, reduced_gradient, retriangulate
 from byolsim.model.start import Start
 from byolsim.model.state import Array, Evaluation, State
-from byolsim.model.step import Run
+from byolsim.model.step import Rules, Run
 from byolsim.model.world import World
 
 
@@ -46,9 +46,9 @@ class Reduced(Direct):
             lost = np.hstack([lost, np.zeros((k, k))]) if start.B_o.shape[1] < self.world.d else None
         return start._replace(B_o=B_o, V_B=V_B, B_t=B_t, lost=lost)
 
-    def final(self, run: Run, epoch: int) -> Start | None:
+    def final(self, run: Run, epoch: int, rules: Rules) -> Start | None:
         """The coordinates without the fresh directions, which hold 0 between steps."""
-        end, k = super().final(run, epoch), len(run.state.P)
+        end, k = super().final(run, epoch, rules), len(run.state.P)
         if end is None:
             return None
         B_o, V_B, B_t = (M[:, :-k] for M in (end.B_o, end.V_B, end.B_t))

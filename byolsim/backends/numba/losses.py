@@ -1,0 +1,79 @@
+"""What is differentiated: the gradient in the whole encoder, from the residual gradient G and from G_plus.
+
+`gradients.encoder_gradient`: P^T G, or G where the Jacobian of the predictor is left out (straight), less
+G_plus = (1/n) sum delta x+^T where the target is no constant. The symmetric loss is the mean of both orders of the
+views: their G, G_plus and C_oo are averaged (`state.Evaluation.and_exchanged`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from byolsim.backends.numba.linalg import subtract
+from byolsim.backends.numba.structures import Real
+from byolsim.config.run import RunConfig
+
+
+class Closed(NamedTuple):
+    """The target is a constant, and the views have one order."""
+
+
+class Straight(NamedTuple):
+    """The same, with the Jacobian of the identity in place of the predictor's."""
+
+
+class Open(NamedTuple):
+    """Gradients through the target, or both orders of the views; work space of one run's step."""
+
+    straight: bool
+    symmetric: bool
+    through_target: bool
+    G_plus: Real  # (k, d)
+    G_exchanged: Real  # (k, d) G of the exchanged views
+    G_plus_exchanged: Real  # (k, d)
+    grad_P_exchanged: Real  # (k, k)
+    C_exchanged: Real  # (k, k)
+
+
+def loss_of(config: RunConfig, columns: int) -> Closed | Straight | Open:
+    """The loss of a group whose whole encoders have so many columns."""
+    straight, symmetric = config.pred_jacobian == "straight", bool(config.symmetric_loss)
+    if config.stop_grad and not symmetric:
+        return Straight() if straight else Closed()
+    dtype, k = np.dtype(config.dtype), config.k
+    return Open(
+        straight,
+        symmetric,
+        not config.stop_grad,
+        *(np.zeros((k, columns), dtype) for _ in range(3)),
+        *(np.zeros((k, k), dtype) for _ in range(2)),
+    )
+
+
+def encoder_gradient(P, G, out, loss):
+    """In a kernel: the gradient in the whole encoder."""
+
+
+@overload(encoder_gradient, inline="always")
+def _encoder_gradient(P, G, out, loss):
+    if loss.instance_class is Closed:
+        return lambda P, G, out, loss: np.dot(P.T, G, out)
+    if loss.instance_class is Straight:
+
+        def straight(P, G, out, loss):
+            out[:] = G
+
+        return straight
+
+    def open_gradient(P, G, out, loss):
+        if loss.straight:
+            out[:] = G
+        else:
+            np.dot(P.T, G, out)
+        if loss.through_target:
+            subtract(out, loss.G_plus)
+
+    return open_gradient
