@@ -118,6 +118,6 @@ def check_start(start: Start, config: RunConfig) -> None:
     scheduled = config.lr_pred is None or config.lr_enc is None
     if scheduled and start.curvature is None and start.epoch % config.auto_every:
         raise ValueError(
-            f"initial has {start.epoch} steps behind it and no curvature estimate, which the schedule of the rates takes "
-            f"up again at a multiple of auto_every = {config.auto_every}: give the curvature arrays, or epoch = 0"
+            f"initial has {start.epoch} steps behind it and no curvature estimate, which the schedule of the rates "
+            f"takes up again at a multiple of auto_every = {config.auto_every}: give its arrays, or epoch = 0"
         )
