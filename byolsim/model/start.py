@@ -141,3 +141,9 @@ def _check_meaning(start: Start, config: RunConfig) -> None:
                 f"{name} = {getattr(config, name)!r} ends at step {config.epochs}, and the start has {start.epoch} "
                 f"steps behind it: use {name} = 'constant', or a start at epoch 0"
             )
+    scheduled = config.lr_pred is None or config.lr_enc is None
+    if scheduled and start.curvature is None and start.epoch % config.auto_every:
+        raise ValueError(
+            f"initial has {start.epoch} steps behind it and no curvature estimate, which the schedule of the rates "
+            f"takes up again at a multiple of auto_every = {config.auto_every}: give its arrays, or epoch = 0"
+        )

@@ -93,11 +93,13 @@ def test_arrays_of_ones_own_are_a_start() -> None:
         ({"P": np.eye(2), "B_o": np.eye(2, 20)}, "initial B_o has 20 columns: must be 21"),
         ({"P": np.full((2, 2), np.nan), "B_o": np.eye(2, 21)}, "not finite"),
         ({"P": np.eye(2), "B_o": np.eye(2, 21), "epoch": 1.5}, "must be a whole number"),
+        ({"P": np.eye(2), "B_o": np.eye(2, 21), "epoch": 3}, "no curvature estimate"),
     ],
 )
 def test_a_wrong_start_is_refused_in_one_line(arrays: dict[str, Any], says: str) -> None:
+    config = _run(lr_pred=None, auto_alpha_c=0.4) if "curvature" in says else _run()
     with pytest.raises(ValueError, match=says):
-        simulate_runs([_run()], initial=arrays)
+        simulate_runs([config], initial=arrays)
 
 
 def test_a_digest_without_its_start_and_another_start_are_refused() -> None:

@@ -179,13 +179,19 @@ def test_a_run_has_its_bits_beside_others(model):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"enc": "mlp", "enc_depth": 2}, "enc_depth = 2 needs linear models: an MLP has hidden units"),
-        ({"pred": "mlp", "enc_depth": 3}, "enc_depth = 3 needs linear models: an MLP has hidden units"),
-        ({"pred": "mlp", "pred_rule": "directpred"}, "pred_rule = 'directpred' sets a matrix: use pred = 'linear'"),
-        ({"pred": "mlp", "pred_rule": "identity"}, "pred_rule = 'identity' sets a matrix: use pred = 'linear'"),
-        ({"enc": "mlp", "pred_rule": "optimal"}, "need linear models"),
-        ({"enc": "mlp", "pred_rule": "directpred", "pred_corr": "BBT"}, "need linear models"),
-        ({"pred": "mlp", "pred_symmetric": True}, "need linear models"),
+        ({"enc": "mlp", "enc_depth": 2}, "enc_depth = 2 needs linear models: with an MLP use enc"),
+        ({"pred": "mlp", "enc_depth": 3}, "enc_depth = 3 needs linear models: with an MLP use enc"),
+        (
+            {"pred": "mlp", "pred_rule": "directpred"},
+            "pred_rule = 'directpred' needs linear models: with an MLP use pred = 'linear'",
+        ),
+        (
+            {"pred": "mlp", "pred_rule": "identity"},
+            "pred_rule = 'identity' needs linear models: with an MLP use pred = 'linear'",
+        ),
+        ({"enc": "mlp", "pred_rule": "optimal"}, "needs linear models: with an MLP use"),
+        ({"enc": "mlp", "pred_rule": "directpred", "pred_corr": "BBT"}, "needs linear models: with an MLP use"),
+        ({"pred": "mlp", "pred_symmetric": True}, "needs linear models: with an MLP use"),
         ({"enc": "mlp", "pred_jacobian": "straight"}, "pred_jacobian = 'straight' needs linear models"),
         ({"pred": "mlp", "pred_jacobian": "straight"}, "pred_jacobian = 'straight' needs linear models"),
         ({"enc": "mlp", "sampler": "moments"}, "needs linear models"),

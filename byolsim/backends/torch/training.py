@@ -72,7 +72,10 @@ class Group:
         self.loss = torch.full((self.K,), torch.nan, device=device, dtype=self.dtype)
         self.rule = PREDICTOR_RULES[config.pred_rule](config, world, self.sampler.basis())
         with torch.no_grad():
-            self._set(self.rule.start(Seen(self.predictor[0], self._nothing_drawn, self.whole_encoders)))
+            if initial is not None and (initial.epoch > 0 or initial.memory is not None):
+                self._set(self.rule.goes_on(self.predictor[0], initial.memory))
+            else:
+                self._set(self.rule.start(Seen(self.predictor[0], self._nothing_drawn, self.whole_encoders)))
 
     def _recall(self, initial: Start) -> None:
         """What a start knows beside parameters and momentum."""
@@ -100,7 +103,8 @@ class Group:
         if upper:
             above, V, above_t, lost_above = map(np.stack, (upper, V_upper, upper_t, lost_upper))
             start = start._replace(upper=above, V_upper=V, upper_t=above_t, lost_upper=lost_above)
-        return self.sampler.end(start._replace(lost=lost if lost.any() else None))
+        start = start._replace(lost=lost if lost.any() else None, memory=self.rule.kept(run))
+        return self.sampler.end(start)
 
     def encode(self, x: Tensor) -> Tensor:
         """The online features (K, k, n) of views x (K, d, n)."""

@@ -12,10 +12,10 @@ from byolsim.backends.numba.rules.base import At, Rule
 from byolsim.machine.jit import fma, kernel
 from byolsim.model.encoder import initial_weights
 from byolsim.model.linalg import lq_factor
-from byolsim.model.wiener import ZERO
 from byolsim.model.order import inside_outside
 from byolsim.model.state import product
 from byolsim.model.theory import optimal_predictor
+from byolsim.model.wiener import ZERO
 
 
 class Optimal(NamedTuple):

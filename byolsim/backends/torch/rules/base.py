@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from byolsim.config.run import RunConfig
+from byolsim.model.state import Array
 from byolsim.model.world import World
 
 
@@ -41,6 +42,14 @@ class PredictorRule:
 
     def start(self, seen: Seen) -> Tensor | None:
         """P (K, k, k) at epoch 0."""
+        return None
+
+    def goes_on(self, P: Tensor, kept: Array | None) -> Tensor | None:
+        """P (K, k, k) of runs that go on from the end of another one; `kept` (k, k) is what was kept there."""
+        return None
+
+    def kept(self, run: int) -> Array | None:
+        """What the end of a run needs of the memory beside P, in double precision; None for nothing."""
         return None
 
     def before_step(self, t: int, seen: Seen) -> Tensor | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from byolsim.backends.torch.rules.base import PredictorRule, Seen
+from byolsim.model.state import Array
 
 
 class Identity(PredictorRule):
@@ -15,4 +16,8 @@ class Identity(PredictorRule):
 
     def start(self, seen: Seen) -> Tensor:
         """I, which stays."""
-        return torch.eye(seen.P.shape[1], dtype=seen.P.dtype, device=seen.P.device).expand_as(seen.P)
+        return self.goes_on(seen.P, None)
+
+    def goes_on(self, P: Tensor, kept: Array | None) -> Tensor:
+        """I too."""
+        return torch.eye(P.shape[1], dtype=P.dtype, device=P.device).expand_as(P)

@@ -9,6 +9,7 @@ from byolsim.backends.torch.linalg import finite_or_zero, power
 from byolsim.backends.torch.rules.base import PredictorRule, Seen
 from byolsim.config.run import RunConfig
 from byolsim.model.predictor import spectral
+from byolsim.model.state import Array
 from byolsim.model.world import World
 
 
@@ -26,6 +27,15 @@ class Spectral(PredictorRule):
         super().__init__(config, world, basis)
         self.constants = spectral.Spectral(config)
         self.F: Tensor | None = None
+
+    def goes_on(self, P: Tensor, kept: Array | None) -> None:
+        """With F, where it is known; P stays."""
+        if kept is not None:
+            self.F = torch.tensor(kept, dtype=P.dtype, device=P.device).expand_as(P)
+
+    def kept(self, run: int) -> Array | None:
+        """F, where it is an average that has seen something."""
+        return None if self.F is None or not self.constants.of_features else self.F[run].double().cpu().numpy().copy()
 
     def before_step(self, t: int, seen: Seen) -> Tensor | None:
         """Take C_oo into F, and set P."""
