@@ -183,11 +183,11 @@ def test_a_run_has_its_bits_beside_others(model):
         ({"pred": "mlp", "enc_depth": 3}, "enc_depth = 3 needs linear models: with an MLP use enc"),
         (
             {"pred": "mlp", "pred_rule": "directpred"},
-            "pred_rule = 'directpred' needs linear models: with an MLP use pred = 'linear'",
+            "pred_rule = 'directpred' needs linear models: with an MLP use pred",
         ),
         (
             {"pred": "mlp", "pred_rule": "identity"},
-            "pred_rule = 'identity' needs linear models: with an MLP use pred = 'linear'",
+            "pred_rule = 'identity' needs linear models: with an MLP use pred",
         ),
         ({"enc": "mlp", "pred_rule": "optimal"}, "needs linear models: with an MLP use"),
         ({"enc": "mlp", "pred_rule": "directpred", "pred_corr": "BBT"}, "needs linear models: with an MLP use"),

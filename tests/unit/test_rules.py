@@ -85,7 +85,7 @@ def test_a_run_of_a_rule_goes_on_as_if_it_had_not_ended(rule, sampler):
     options |= {} if rule == "identity" else {"pred_every": 4}
     whole, half = one_run(small(epochs=20, **options)), one_run(small(epochs=10, **options))
     (rest,) = simulate_runs([small(epochs=10, **options)], initial=half.final)
-    assert (half.final.F is None) == (rule in ("identity", "optimal"))
+    assert (half.final.memory is None) == (rule in ("identity", "optimal"))
     for name in ("loss", "loss_pop", "W_excess", "gap"):
         np.testing.assert_array_equal(rest.columns[name][1:], whole.columns[name][11:])
     np.testing.assert_array_equal(rest.columns["loss_pop"][0], whole.columns["loss_pop"][10])
