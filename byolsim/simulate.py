@@ -74,10 +74,15 @@ def simulate_runs(
     """
     if not group:
         return []
-    start = initial if initial is None or isinstance(initial, Start) else start_of_arrays(initial)
+    start = as_start(initial)
     group = [started(config, start) for config in group]
     _check_shared(group)
     return simulate_group([resolve(config) for config in group], progress, initial=start, keep_final=keep_final)
+
+
+def as_start(initial: Start | Mapping[str, ArrayLike] | None) -> Start | None:
+    """What may be given for `initial`, as a start; `ValueError` for arrays that make none."""
+    return initial if initial is None or isinstance(initial, Start) else start_of_arrays(initial)
 
 
 def started(config: RunConfig, initial: Start | None) -> RunConfig:

@@ -436,6 +436,9 @@ class Shared(Frozen):
     def _check_world(self) -> None:
         """Shapes that fit together."""
         r, p = self.d_latent, self.d_nuisance
+        for name in ("latent_spectrum", "mixing"):
+            if getattr(self, name) is None and self.world_id is None:
+                raise ValueError(f"{name} = None belongs to a world file: without one it must have a value")
         if self.d_obs < r:
             raise ValueError(f"d_obs = {self.d_obs} is less than d_latent = {r}: must be d_obs >= d_latent")
         if self.d_obs < self.structured:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from numpy.typing import ArrayLike
 
 from byolsim.config.grid import SweepConfig
 from byolsim.config.run import RunConfig, Shared
@@ -17,7 +19,7 @@ from byolsim.machine.threads import one_blas_thread
 from byolsim.machine.whole import check_writable
 from byolsim.model.start import Start
 from byolsim.record import RunRecord
-from byolsim.simulate import started, warm_up
+from byolsim.simulate import as_start, started, warm_up
 from byolsim.store.failures import FOLDER
 from byolsim.store.names import run_path
 from byolsim.store.states import STATES
@@ -53,7 +55,7 @@ def run(
     force: bool = False,
     log_wandb: bool = False,
     save_state: bool = False,
-    initial: Start | None = None,
+    initial: Start | Mapping[str, ArrayLike] | None = None,
     progress: Callable[[int], None] = lambda epochs: None,
 ) -> tuple[Path, RunRecord | None]:
     """Compute one run and store it; the path, and the record or None if the complete file was already there.
@@ -65,12 +67,15 @@ def run(
 
     Raises
     ------
+    ValueError
+        If it cannot start there.
     UserError
         If the configuration cannot be run, the folder cannot be written, or a file of another run has the name.
     """
     _check_states(config, save_state)
-    writer = Single(Path(out_dir), force, log_wandb, save_state, initial, run_name)
-    plan = plan_run(started(config, initial), writer)
+    start = as_start(initial)
+    writer = Single(Path(out_dir), force, log_wandb, save_state, start, run_name)
+    plan = plan_run(started(config, start), writer)
     if not plan.todo:
         return writer.path(plan.runs[0]), None
     (outcome,) = _carry_out(plan, writer, lambda: Here(writer), progress).outcomes

@@ -84,6 +84,13 @@ def test_arrays_of_ones_own_are_a_start() -> None:
     assert again.config.run_id != record.config.run_id
 
 
+def test_a_stored_run_takes_arrays_too(tmp_path: Path) -> None:
+    arrays = {"P": np.diag([0.5, 0.2]), "B_o": np.eye(2, 21)}
+    path, record = byolsim.run(_run(), tmp_path, initial=arrays)
+    (same,) = simulate_runs([_run()], initial=arrays)
+    assert record is not None and record.config.run_id == same.config.run_id and same.config.run_id in path.name
+
+
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [

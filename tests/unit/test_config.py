@@ -230,6 +230,12 @@ def test_bad_correlations_are_refused(correlation):
     )
 
 
+@pytest.mark.parametrize("name", ["latent_spectrum", "mixing"])
+def test_what_only_a_world_file_leaves_out_is_asked_for(name):
+    with pytest.raises(ValueError, match=f"{name} = None belongs to a world file"):
+        RunConfig(**{name: None})
+
+
 def test_room_for_the_reduced_form():
     """d - q >= 4k, whatever k and q are."""
     for shape, form in (
