@@ -49,7 +49,7 @@ class TorchWorld:
     @property
     def q(self) -> int:
         """Dimension of the structured subspace."""
-        return self.A.shape[1]
+        return int(self.A.shape[1])
 
     def views(self, row: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """x and x+ (d, n) of `World` from one row of `streams.minibatch_blocks`, of which noise may be no part."""
