@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from byolsim.config.run import RunConfig
 from byolsim.model.start import Curvature
 from byolsim.model.theory import heavy_ball_limit, mean_square_limit
+from byolsim.model.world import World
 
 Array = NDArray[np.float64]
 
@@ -56,6 +57,13 @@ def ema_rate(t: int, config: RunConfig) -> float:
     if config.ema_schedule is None:
         return config.tau
     return config.tau * (1 + math.cos(math.pi * t / config.epochs)) / 2
+
+
+def largest_variance(config: RunConfig, world: World) -> float:
+    """lambda_max(Sigma_x) for the bound of beta; of both views the larger one where gradients flow through both."""
+    if config.symmetric_loss or not config.stop_grad:
+        return max(world.lambda_max_x, world.lambda_max_plus)
+    return world.lambda_max_x
 
 
 @dataclass

@@ -140,7 +140,7 @@ def test_kernels_equal_the_plain_form(sampler: str, method: str, dtype: str) -> 
 def test_noise_limits_the_schedule_as_in_the_plain_form(sampler: str) -> None:
     """Small batches and a fast target: the limit binds at most steps, and where it does not, nothing changes."""
     options = sampler_options(SAMPLERS[sampler]) | {"auto_alpha_c": 1.0, "d_obs": 21, "init": "random", "device": "cpu"}
-    for more in ({"d_latent": 3, "batch_size": 6, "ema_m": 0.3}, {"d_latent": 4, "batch_size": 40, "ema_m": 0.5}):
+    for more in ({"d_latent": 3, "batch_size": 6, "ema_m": 0.3}, {"d_latent": 4, "batch_size": 40, "ema_m": 0.4}):
         config = RunConfig(**options, **more, epochs=30, log_every=1, mom_pred=0.9, auto_every=3)
         assert config.auto_noise_limit
         check(config)
@@ -153,7 +153,7 @@ def test_a_run_has_its_bits_in_any_group(sampler: str, method: dict[str, Any]) -
     base = sampler_options(SAMPLERS[sampler]) | method | {"d_obs": 21, "epochs": 30, "backend": "numba"}
     rates = (
         {"lr_enc": 0.02},
-        {"lr_enc": 1e4},
+        {"lr_enc": 1e13},
         {"ema_schedule": "cosine", "lr_enc": 0.05},
         {"warmup": 10},
         {"tau": 0.3},

@@ -16,6 +16,7 @@ from byolsim.backends.numba.lanes import load, store, where_positive, zeros
 from byolsim.backends.numba.layers import Deep, Shallow, upper_layers
 from byolsim.backends.numba.structures import BETA, ETA_B, KEEP, MU_B, SQUARE_B, SQUARE_P, TAU, Real
 from byolsim.machine.jit import fma, kernel
+from byolsim.model.state import DIVERGENCE_BOUND
 
 
 class DeepLanes(NamedTuple):
@@ -37,7 +38,7 @@ class DeepLanes(NamedTuple):
     below: Real  # (k, k)
     spare: Real  # (k, k)
     turned: Real  # (k, k) a transpose
-    squares: Real  # (2, 1) squared norms: of P U, and the largest of an upper layer
+    squares: Real  # (4, 1) squared norms: of P U, the largest of an upper layer, of U, and of whole encoders
 
 
 def in_lanes(layers: Shallow | Deep, lanes: int, q: int) -> Shallow | DeepLanes:
@@ -56,7 +57,7 @@ def in_lanes(layers: Shallow | Deep, lanes: int, q: int) -> Shallow | DeepLanes:
         *(packed(M) for M in (layers.upper, layers.V_upper, layers.upper_t, layers.lost_upper)),
         grads=real(len(layers.grads), k, k), U=real(k, k), U_t=real(k, k), PU=real(k, k),
         E_o=real(k, q + k), E_t=real(k, q + 3 * k), Gamma=real(k, q + 4 * k), X_T=real(q + k, k),
-        inner=real(k, k), below=real(k, k), spare=real(k, k), turned=real(k, k), squares=real(2, 1),
+        inner=real(k, k), below=real(k, k), spare=real(k, k), turned=real(k, k), squares=real(4, 1),
     )  # fmt: skip
 
 
@@ -89,6 +90,14 @@ def through_square(run, lane, now, layers):
     """In a kernel: the squared norm of that of a run, or a larger number."""
 
 
+def above(P, layers):
+    """In a kernel: W_L ... W_2 of each lane, or for one layer what is of size 0."""
+
+
+def above_square(lane, layers):
+    """In a kernel: the squared norm of that of a lane, or of one layer 1."""
+
+
 def gradient_of_whole(grad_B, layers):
     """In a kernel: where the gradient in the whole encoder is to be put."""
 
@@ -103,6 +112,10 @@ def move_upper(p, factors, enc_steps, layers):
 
 def note_largest(run, lane, now, layers):
     """In a kernel: the largest squared norm of a layer, after the first one's was noted."""
+
+
+def check_whole(p, start, t, X, diverged, layers):
+    """In a kernel: note the epoch t for the lanes of pack p, runs from `start` on, as `layers.check_whole` does."""
 
 
 def _is_shallow(layers):
@@ -142,6 +155,27 @@ def _through_square(run, lane, now, layers):
     if _is_shallow(layers):
         return lambda run, lane, now, layers: now[run, SQUARE_P]
     return lambda run, lane, now, layers: np.float64(layers.squares[0, 0, lane])
+
+
+@overload(above, inline="always")
+def _above(P, layers):
+    if _is_shallow(layers):
+        return lambda P, layers: P[:0]
+    return lambda P, layers: layers.U
+
+
+@overload(above_square, inline="always")
+def _above_square(lane, layers):
+    if _is_shallow(layers):
+        return lambda lane, layers: 1.0
+    return lambda lane, layers: np.float64(layers.squares[2, 0, lane])
+
+
+@overload(check_whole, inline="always")
+def _check_whole(p, start, t, X, diverged, layers):
+    if _is_shallow(layers):
+        return lambda p, start, t, X, diverged, layers: None
+    return lambda p, start, t, X, diverged, layers: _note_unbounded(p, start, t, X, diverged, layers)
 
 
 @overload(gradient_of_whole, inline="always")
@@ -189,6 +223,27 @@ def _products(p, X, layers):
 
 
 @kernel
+def _note_unbounded(p, start, t, X, diverged, layers):
+    """Both products must be within the bound; they are formed only where the product of all norms is not."""
+    k, bound, squares, are_bounded = layers.U.shape[0], DIVERGENCE_BOUND**2, layers.squares, True
+    most_o, most_t = lane_sum_squares(X, 0, k), lane_sum_squares(X, 2 * k, 3 * k)
+    for i in range(layers.upper.shape[1]):
+        most_o = most_o * lane_sum_squares(layers.upper[p, i], 0, k)
+        most_t = most_t * lane_sum_squares(layers.upper_t[p, i], 0, k)
+    store(squares, 3, 0, where_positive(most_t - most_o, most_t, most_o))
+    for lane in range(squares.shape[2]):
+        are_bounded &= diverged[start + lane] >= 0 or squares[3, 0, lane] <= bound
+    if are_bounded:
+        return
+    _products(p, X, layers)
+    for whole in (layers.E_o, layers.E_t):
+        store(squares, 3, 0, lane_sum_squares(whole, 0, k))
+        for lane in range(squares.shape[2]):
+            if diverged[start + lane] < 0 and not squares[3, 0, lane] <= bound:
+                diverged[start + lane] = t
+
+
+@kernel
 def chain(upper, number, spare, U):
     """U = the product of so many of the lowest layers; `spare` is work space."""
     k = U.shape[0]
@@ -200,10 +255,11 @@ def chain(upper, number, spare, U):
 
 @kernel
 def _product(P, layers):
-    """P U, and its squared norm."""
+    """P U, and its squared norm and that of U."""
     k = P.shape[0]
     multiply(P, 0, layers.U, 0, k, layers.PU, 0, k, 1.0)
     store(layers.squares, 0, 0, lane_sum_squares(layers.PU, 0, k))
+    store(layers.squares, 2, 0, lane_sum_squares(layers.U, 0, k))
     return layers.PU
 
 

@@ -23,6 +23,7 @@ from byolsim.config.run import RunConfig
 from byolsim.machine.jit import kernel
 from byolsim.model.encoder import initial_weights
 from byolsim.model.start import Start
+from byolsim.model.state import DIVERGENCE_BOUND
 from byolsim.model.world import World
 
 
@@ -47,7 +48,7 @@ class Deep(NamedTuple):
     inner: Real  # (k, k) (W_L ... W_(l+1))^T Gamma W_1^T
     below: Real  # (k, k) W_(l-1) ... W_2
     spare: Real  # (k, k)
-    square: np.ndarray  # (1,) the squared Frobenius norm of P U
+    squares: np.ndarray  # (2,) the squared Frobenius norms of P U and of U
 
 
 def initial_layers(
@@ -67,7 +68,7 @@ def initial_layers(
         lost_upper=real(K, above, k, k if dtype == np.float32 else 0),
         grads=real(above, k, k), U=real(k, k), U_t=real(k, k), PU=real(k, k),
         E_o=real(k, columns), E_t=real(k, columns), Gamma=real(k, columns),
-        inner=real(k, k), below=real(k, k), spare=real(k, k), square=np.zeros(1),
+        inner=real(k, k), below=real(k, k), spare=real(k, k), squares=np.zeros(2),
     )  # fmt: skip
     for run, config in enumerate(group):
         start = initial_weights(config, world, initial)
@@ -108,7 +109,15 @@ def through(P, layers):
 
 
 def through_square(run, now, layers):
-    """In a kernel: the squared norm of that."""
+    """In a kernel: the squared Frobenius norm of that."""
+
+
+def above(P, layers):
+    """In a kernel: W_L ... W_2, or for one layer what is of size 0."""
+
+
+def above_square(layers):
+    """In a kernel: the squared Frobenius norm of that, or of one layer 1, that of what P acts on in its place."""
 
 
 def gradient_of_whole(grad_B, layers):
@@ -121,6 +130,10 @@ def to_layers(run, B_o, grad_B, layers):
 
 def move_upper(run, enc_steps, rate, mu, eta, tau, keep, now, layers):
     """In a kernel: heavy ball on the upper layers where the encoder moves, and their average."""
+
+
+def check_whole(run, t, B_o, B_t, diverged, layers):
+    """In a kernel: note the epoch t if the norm of a whole encoder of layers exceeds the bound (`step.is_bounded`)."""
 
 
 def _is_shallow(layers):
@@ -162,7 +175,8 @@ def _through(P, layers):
 
     def product(P, layers):
         np.dot(P, layers.U, layers.PU)
-        layers.square[0] = sum_squares(layers.PU)
+        layers.squares[0] = sum_squares(layers.PU)
+        layers.squares[1] = sum_squares(layers.U)
         return layers.PU
 
     return product
@@ -172,7 +186,21 @@ def _through(P, layers):
 def _through_square(run, now, layers):
     if _is_shallow(layers):
         return lambda run, now, layers: now[run, SQUARE_P]
-    return lambda run, now, layers: layers.square[0]
+    return lambda run, now, layers: layers.squares[0]
+
+
+@overload(above, inline="always")
+def _above(P, layers):
+    if _is_shallow(layers):
+        return lambda P, layers: P[:0]
+    return lambda P, layers: layers.U
+
+
+@overload(above_square, inline="always")
+def _above_square(layers):
+    if _is_shallow(layers):
+        return lambda layers: 1.0
+    return lambda layers: layers.squares[1]
 
 
 @overload(gradient_of_whole, inline="always")
@@ -196,6 +224,32 @@ def _move_upper(run, enc_steps, rate, mu, eta, tau, keep, now, layers):
     return lambda run, enc_steps, rate, mu, eta, tau, keep, now, layers: _move(
         run, enc_steps, rate, mu, eta, tau, keep, now, layers
     )
+
+
+@overload(check_whole, inline="always")
+def _check_whole(run, t, B_o, B_t, diverged, layers):
+    if _is_shallow(layers):
+        return lambda run, t, B_o, B_t, diverged, layers: None
+
+    def check(run, t, B_o, B_t, diverged, layers):
+        if not _whole_is_bounded(run, B_o, B_t, layers):
+            diverged[run] = t
+
+    return check
+
+
+@kernel
+def _whole_is_bounded(run, B_o, B_t, layers):
+    """Whether both products are within the bound; they are formed only where the product of all norms is not."""
+    bound = DIVERGENCE_BOUND**2
+    most_o, most_t = sum_squares(B_o), sum_squares(B_t)
+    for i in range(layers.upper.shape[1]):
+        most_o *= sum_squares(layers.upper[run, i])
+        most_t *= sum_squares(layers.upper_t[run, i])
+    if most_o <= bound and most_t <= bound:
+        return True
+    _products(run, B_o, B_t, layers)
+    return sum_squares(layers.E_o) <= bound and sum_squares(layers.E_t) <= bound
 
 
 @kernel

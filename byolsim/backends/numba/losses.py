@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from byolsim.backends.numba.linalg import subtract
+from byolsim.backends.numba.linalg import spectral_norm_squared, subtract
 from byolsim.backends.numba.structures import Real
 from byolsim.config.run import RunConfig
+from byolsim.machine.jit import kernel
 
 
 class Closed(NamedTuple):
@@ -57,6 +58,17 @@ def encoder_gradient(P, G, out, loss):
     """In a kernel: the gradient in the whole encoder."""
 
 
+def first_layer_gain(PU, U, square, loss):
+    """In a kernel: the squared gain of `schedule.AutoRates.beta` by spectral norms, with `square` (k, k) work space.
+
+    U is the product of the layers above the first one, or of size 0 where there is none.
+    """
+
+
+def gain_bound(square_PU, square_U, loss):
+    """In a kernel: the same by squared Frobenius norms, which is at least as much; square_U is 1 where U = I."""
+
+
 @overload(encoder_gradient, inline="always")
 def _encoder_gradient(P, G, out, loss):
     if loss.instance_class is Closed:
@@ -77,3 +89,38 @@ def _encoder_gradient(P, G, out, loss):
             subtract(out, loss.G_plus)
 
     return open_gradient
+
+
+@overload(first_layer_gain, inline="always")
+def _first_layer_gain(PU, U, square, loss):
+    if loss.instance_class is Closed:
+        return lambda PU, U, square, loss: spectral_norm_squared(PU, square)
+
+    def gain(PU, U, square, loss):
+        return gain_bound(spectral_norm_squared(PU, square), _norm_squared_above(U, square), loss)
+
+    return gain
+
+
+@overload(gain_bound, inline="always")
+def _gain_bound(square_PU, square_U, loss):
+    if loss.instance_class is Closed:
+        return lambda square_PU, square_U, loss: square_PU
+    if loss.instance_class is Straight:
+        return lambda square_PU, square_U, loss: np.sqrt(square_U * square_PU)
+    return lambda square_PU, square_U, loss: _open_gain(square_PU, square_U, loss.straight, loss.through_target)
+
+
+@kernel
+def _norm_squared_above(U, square):
+    return spectral_norm_squared(U, square) if U.size > 0 else 1.0
+
+
+@kernel
+def _open_gain(square_PU, square_U, straight, through_target):
+    u, both = np.sqrt(square_U), np.sqrt(square_PU)
+    if through_target:
+        both += u
+    if not straight:
+        return both * both
+    return 2.0 * u * both if through_target else u * both

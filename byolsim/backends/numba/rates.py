@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from byolsim.backends.numba.linalg import diagonalise, dot, spectral_norm_squared
+from byolsim.backends.numba.linalg import diagonalise, dot
 from byolsim.backends.numba.structures import (
     ALPHA,
     ALPHA_T,
@@ -92,23 +92,20 @@ def set_clock(run, t, hyper, now):
 
 
 @inlined
-def beta_may_be_cut(run, square, lambda_max_x, hyper, now):
-    """Whether beta could exceed its limit: ||P||_F >= ||P||_2, and where the larger does not cut, neither does.
-
-    `square` is ||P||_F^2, with P W_L ... W_2 for P where there are several layers.
-    """
+def beta_may_be_cut(run, gain, lambda_max_x, hyper, now):
+    """Whether beta could exceed its limit at a gain that is at least the one of `losses.first_layer_gain`."""
     if not hyper[run, C_BETA] > 0:
         return False
     rate = hyper[run, C_BETA] * now[run, TAU_T] / max(now[run, H_T], now[run, H_FLOOR])
-    return rate * (lambda_max_x * square + hyper[run, ETA_B]) > LIMIT_FRACTION * 2.0 * (1.0 + hyper[run, MU_B])
+    return rate * (lambda_max_x * gain + hyper[run, ETA_B]) > LIMIT_FRACTION * 2.0 * (1.0 + hyper[run, MU_B])
 
 
 @inlined
-def set_rates(run, P, may_be_cut, lambda_max_x, square, hyper, now, clips, course):
+def set_rates(run, gain, may_be_cut, lambda_max_x, square, hyper, now, clips, course):
     """`schedule.AutoRates` at the parameters before the step; fixed rates without a factor of time stay as they are.
 
-    P is read only where beta `may_be_cut`, and the course, of which `now` and `clips` are parts, where noise limits
-    alpha: to read a field of it costs more than to use one.
+    The gain, of `losses.first_layer_gain`, is used only where beta `may_be_cut`, and the course, of which `now` and
+    `clips` are parts, where noise limits alpha: to read a field of it costs more than to use one.
     """
     scheduled_P, scheduled_B, timed = hyper[run, C_ALPHA] > 0, hyper[run, C_BETA] > 0, hyper[run, TIMED] > 0
     if timed:
@@ -133,7 +130,7 @@ def set_rates(run, P, may_be_cut, lambda_max_x, square, hyper, now, clips, cours
         rate = hyper[run, C_BETA] * now[run, TAU_T] / H
         top = LIMIT_FRACTION * 2.0 * (1.0 + hyper[run, MU_B])
         if may_be_cut:
-            curvature = lambda_max_x * spectral_norm_squared(P, square) + hyper[run, ETA_B]
+            curvature = lambda_max_x * gain + hyper[run, ETA_B]
             if rate * curvature > top:
                 rate = top / curvature
                 clips[run, CLIP_ENC] += 1
@@ -179,8 +176,14 @@ def _mean_square_limit(C, n, mu):
 
 
 @inlined
+def is_bounded(run, now):
+    """Whether the last norms of a run are within the bound, and numbers."""
+    bound = DIVERGENCE_BOUND**2
+    return now[run, SQUARE_P] <= bound and now[run, SQUARE_B] <= bound
+
+
+@inlined
 def check_divergence(run, t, now, diverged):
     """Note the epoch t if a norm of the run exceeds the bound or is not a number."""
-    bound = DIVERGENCE_BOUND**2
-    if not (now[run, SQUARE_P] <= bound and now[run, SQUARE_B] <= bound):
+    if not is_bounded(run, now):
         diverged[run] = t

@@ -6,11 +6,21 @@ has the same bits in any group.
 
 from __future__ import annotations
 
-from byolsim.backends.numba.layers import gradient_of_whole, is_deep, move_upper, through, through_square, to_layers
-from byolsim.backends.numba.losses import encoder_gradient
+from byolsim.backends.numba.layers import (
+    above,
+    above_square,
+    check_whole,
+    gradient_of_whole,
+    is_deep,
+    move_upper,
+    through,
+    through_square,
+    to_layers,
+)
+from byolsim.backends.numba.losses import encoder_gradient, first_layer_gain, gain_bound
 from byolsim.backends.numba.moves import average, heavy_ball, heavy_ball_and_average
-from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, set_clock, set_rates
-from byolsim.backends.numba.rules import follow, follows, learns
+from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, is_bounded, set_clock, set_rates
+from byolsim.backends.numba.rules import follow, follows, learns, sets
 from byolsim.backends.numba.structures import (
     ALPHA_T,
     BETA_T,
@@ -34,11 +44,17 @@ IN_CACHE = 2048
 def update(run, t, lambda_max_x, hyper, state, course, work, method):
     """Step t of a run from `work.G` and `work.grad_P`, which is G E_o^T with the whole encoder E_o."""
     P, now, clips = state.P[run], course.now, course.clips
+    if sets(method.rule) and not is_bounded(run, now):  # a rule may set any P
+        course.diverged[run] = t
+        return
     real = P.dtype.type
     set_clock(run, t, hyper, now)
     PU = through(P, method.layers)
-    may_be_cut = beta_may_be_cut(run, through_square(run, now, method.layers), lambda_max_x, hyper, now)
-    set_rates(run, PU, may_be_cut, lambda_max_x, work.square, hyper, now, clips, course)
+    gain = gain_bound(through_square(run, now, method.layers), above_square(method.layers), method.loss)
+    may_be_cut = beta_may_be_cut(run, gain, lambda_max_x, hyper, now)
+    if may_be_cut:
+        gain = first_layer_gain(PU, above(P, method.layers), work.square, method.loss)
+    set_rates(run, gain, may_be_cut, lambda_max_x, work.square, hyper, now, clips, course)
     pred_steps, enc_steps = t % int(hyper[run, PRED_EVERY]) == 0, t % int(hyper[run, ENC_EVERY]) == 0
     if enc_steps:
         encoder_gradient(P, work.G, gradient_of_whole(work.grad_B, method.layers), method.loss)
@@ -69,3 +85,4 @@ def update(run, t, lambda_max_x, hyper, state, course, work, method):
     if is_deep(method.layers):
         move_upper(run, enc_steps, rate, mu, eta, tau, keep, now, method.layers)
     check_divergence(run, t, now, course.diverged)
+    check_whole(run, t, state.B_o[run], state.B_t[run], course.diverged, method.layers)

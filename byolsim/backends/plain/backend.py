@@ -15,6 +15,7 @@ from byolsim.model.encoder import initial_weights
 from byolsim.model.metrics import step_metrics
 from byolsim.model.order import OrderParameters
 from byolsim.model.predictor import PREDICTOR_RULES
+from byolsim.model.schedule import largest_variance
 from byolsim.model.start import Start
 from byolsim.model.state import Evaluation, State
 from byolsim.model.step import Rules, Run, start, step
@@ -70,9 +71,7 @@ class PlainBackend(Backend):
 def rules_of(config: RunConfig, sampler: Sampler) -> Rules:
     """What the configuration of a run asks for."""
     rule, world = PREDICTOR_RULES[config.pred_rule](config), sampler.world
-    both = config.symmetric_loss or not config.stop_grad
-    largest = max(world.lambda_max_x, world.lambda_max_plus) if both else world.lambda_max_x
-    return Rules(config, largest, rule, EMA(), sampler.settle)
+    return Rules(config, largest_variance(config, world), rule, EMA(), sampler.settle)
 
 
 def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Run:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byolsim.backends.torch.schedule import Curvature, mean_square_limit, norm_squared_by_squaring
 from byolsim.config.run import RunConfig
-from byolsim.model.schedule import LIMIT_FRACTION, NOISE_FRACTION, rate_factor
+from byolsim.model.schedule import LIMIT_FRACTION, NOISE_FRACTION, largest_variance, rate_factor
 from byolsim.model.world import World
 
 
@@ -37,7 +37,8 @@ class Rates:
             column(name) for name in ("mom_pred", "mom_enc", "eta_P", "eta_B", "tau")
         )
         self.c_alpha, self.c_beta = column("auto_alpha_c"), column("auto_beta_c")
-        self.lambda_max_x, self.n = world.lambda_max_x, group[0].batch_size
+        self.lambda_max_x, self.n = largest_variance(group[0], world), group[0].batch_size
+        self.straight, self.one_encoder = group[0].pred_jacobian == "straight", not group[0].stop_grad
         self.any_alpha = any(config.lr_pred is None for config in group)
         self.any_beta = any(config.lr_enc is None for config in group)
         noisy = [bool(config.auto_noise_limit) for config in group]
@@ -64,10 +65,10 @@ class Rates:
         self.active[:, 0] = (self.c_alpha > 0) & (rate > self.limit)
         self.free_beta = torch.where(self.c_beta > 0, self.c_beta * self.tau / self.H, self.fixed_beta)
 
-    def step(self, t: int, through: Tensor | None, alive: Tensor) -> None:
+    def step(self, t: int, through: Tensor | None, above: Tensor | None, alive: Tensor) -> None:
         """The rates of step t; beta is bounded by what its layer acts through, and what is active is counted.
 
-        That is P W_L ... W_2 before the step, or None for a model with an MLP.
+        That is P W_L ... W_2 before the step, or None for a model with an MLP, and W_L ... W_2, or None for one layer.
         """
         if self.clock.moves_tau:
             self.tau = self.clock.tau(t)
@@ -75,9 +76,7 @@ class Rates:
                 self._follow()
         self.alpha, self.beta = self.cut_alpha, self.free_beta
         if through is not None and self.any_beta:
-            limit = (
-                LIMIT_FRACTION * 2 * (1 + self.mu_B) / (self.lambda_max_x * self._norm_squared(through) + self.eta_B)
-            )
+            limit = LIMIT_FRACTION * 2 * (1 + self.mu_B) / (self.lambda_max_x * self._gain(through, above) + self.eta_B)
             self.active[:, 1] = (self.c_beta > 0) & (self.free_beta > limit)
             self.beta = torch.where(self.active[:, 1], limit, self.free_beta)
         if self.any_alpha or self.any_beta:
@@ -86,21 +85,30 @@ class Rates:
             factor = self.clock.factor(t)
             self.alpha, self.beta = factor * self.alpha, factor * self.beta
 
-    def _norm_squared(self, P: Tensor) -> Tensor:
-        """||P||_2^2, or on the CPU its bound ||P||_F^2 where that is enough to see that no rate is cut.
+    def _gain(self, through: Tensor, above: Tensor | None) -> Tensor:
+        """The squared gain of `schedule.AutoRates.beta`, or on the CPU a bound where that shows that no rate is cut.
 
-        On CUDA by squaring, since an exact singular value would make every step wait for the device.
+        On CUDA norms are found by squaring, since an exact singular value would make every step wait for the device.
         """
-        P = P.detach().double()
-        if P.device.type == "cuda":
-            return norm_squared_by_squaring(P)
-        bound = P.square().sum(dim=(1, 2))
+        PU, U = through.detach().double(), None if above is None else above.detach().double()
+        if PU.device.type == "cuda":
+            return self._gain_of(norm_squared_by_squaring(PU), None if U is None else norm_squared_by_squaring(U))
+        gain = self._gain_of(PU.square().sum(dim=(1, 2)), None if U is None else U.square().sum(dim=(1, 2)))
         top = LIMIT_FRACTION * 2 * (1 + self.mu_B)
-        cut = (self.free_beta * (self.lambda_max_x * bound + self.eta_B) > top) & bound.isfinite()
+        cut = (self.free_beta * (self.lambda_max_x * gain + self.eta_B) > top) & gain.isfinite()
         if bool(cut.any()):
-            bound = bound.clone()
-            bound[cut] = torch.linalg.matrix_norm(P[cut], 2).square()
-        return bound
+            gain = gain.clone()
+            exact_U = None if U is None else torch.linalg.matrix_norm(U[cut], 2).square()
+            gain[cut] = self._gain_of(torch.linalg.matrix_norm(PU[cut], 2).square(), exact_U)
+        return gain
+
+    def _gain_of(self, square_PU: Tensor, square_U: Tensor | None) -> Tensor:
+        """From squared norms (K,) of P W_L ... W_2 and of W_L ... W_2; None where that is I."""
+        if not (self.straight or self.one_encoder):
+            return square_PU
+        u = torch.ones_like(square_PU) if square_U is None else square_U.sqrt()
+        both = square_PU.sqrt() + (u if self.one_encoder else 0)
+        return u * both * (2 if self.one_encoder else 1) if self.straight else both.square()
 
 
 class Clock:

@@ -170,6 +170,8 @@ class Group:
         config, rates, learnt = self.config, self.rates, len(self.predictor) if self.rule.learns else 0
         with torch.no_grad():
             self.loss = loss.detach()
+            if not self.rule.learns:  # a rule may set any P
+                self._note_diverged(t, self._size(self.predictor))
             alive = self.diverged < 0
             if (t - 1) % config.auto_every == 0:
                 self.curvature.tick(covariance())
@@ -177,7 +179,7 @@ class Group:
             if self.rates_wait:
                 rates.tick(self.curvature)
                 self.rates_wait = False
-            rates.step(t, product([*self.encoder[1:], *self.predictor]) if self.is_linear else None, alive)
+            rates.step(t, *self._through(), alive)
             if learnt and t % config.pred_update_every == 0:
                 eta = self.eta_P if self.decays_P else None
                 self._heavy_ball(self.predictor, self.V_pred, gradients[:learnt], rates.alpha, self.mu_P, eta)
@@ -188,8 +190,20 @@ class Group:
             if rates.clock.moves_tau:
                 self.tau = self._per_run(rates.tau)
             self.follow.after_step(self.target, self.encoder, self.tau)
-            size = torch.maximum(self._size(self.predictor), self._size(self.encoder))
-            self.diverged = torch.where(alive & ~(size <= DIVERGENCE_BOUND**2), t, self.diverged)
+            self._note_diverged(t, torch.maximum(self._size(self.predictor), self._size(self.encoder)))
+            if self.is_linear and len(self.encoder) > 1:
+                self._note_diverged(t, self._size(list(self.whole_encoders())))
+
+    def _through(self) -> tuple[Tensor | None, Tensor | None]:
+        """P W_L ... W_2 and W_L ... W_2 for `Rates.step`."""
+        if not self.is_linear:
+            return None, None
+        above = self.encoder[1:]
+        return product([*above, *self.predictor]), product(above) if above else None
+
+    def _note_diverged(self, t: int, size: Tensor) -> None:
+        """Runs (K,) whose largest squared norm is above the bound, or no number, have diverged at step t."""
+        self.diverged = torch.where((self.diverged < 0) & ~(size <= DIVERGENCE_BOUND**2), t, self.diverged)
 
     def _heavy_ball(
         self,

@@ -14,6 +14,9 @@ import numpy as np
 
 from byolsim.backends.numba import lane_layers, packing, rules, structures
 from byolsim.backends.numba.lane_layers import (
+    above,
+    above_square,
+    check_whole,
     form_whole,
     gradient_of_whole,
     move_upper,
@@ -30,9 +33,16 @@ from byolsim.backends.numba.lane_linalg import (
 )
 from byolsim.backends.numba.lanes import lane_count, load, store, where_positive, zeros
 from byolsim.backends.numba.layers import initial_layers
-from byolsim.backends.numba.losses import loss_of
+from byolsim.backends.numba.losses import first_layer_gain, gain_bound, loss_of
 from byolsim.backends.numba.method import Method
-from byolsim.backends.numba.rates import beta_may_be_cut, check_divergence, curvature_tick, set_clock, set_rates
+from byolsim.backends.numba.rates import (
+    beta_may_be_cut,
+    check_divergence,
+    curvature_tick,
+    is_bounded,
+    set_clock,
+    set_rates,
+)
 from byolsim.backends.numba.rules import follow_in_lane, follows, learns, sees_features, set_in_lane, sets
 from byolsim.backends.numba.samplers.base import Sampler
 from byolsim.backends.numba.samplers.reduced_arrays import (
@@ -176,13 +186,19 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
             PU = through(P, method.layers)
             for lane in range(lanes):
                 run = start + lane
+                if sets(method.rule) and diverged[run] < 0 and not is_bounded(run, now):  # a rule may set any P
+                    diverged[run] = t
                 if diverged[run] < 0:
                     set_clock(run, t, hyper, now)
-                    square = through_square(run, lane, now, method.layers)
-                    may_be_cut = beta_may_be_cut(run, square, world.lambda_max_x, hyper, now)
+                    squares_of = through_square(run, lane, now, method.layers), above_square(lane, method.layers)
+                    gain = gain_bound(squares_of[0], squares_of[1], method.loss)
+                    may_be_cut = beta_may_be_cut(run, gain, world.lambda_max_x, hyper, now)
                     if may_be_cut:
                         _copy_lane(PU, lane, scratch.P)
-                    set_rates(run, scratch.P, may_be_cut, world.lambda_max_x, work.square, hyper, now, clips, course)
+                        U = above(P, method.layers)
+                        _copy_lane(U, lane, scratch.U[: U.shape[0]])
+                        gain = first_layer_gain(scratch.P, scratch.U[: U.shape[0]], work.square, method.loss)
+                    set_rates(run, gain, may_be_cut, world.lambda_max_x, work.square, hyper, now, clips, course)
                     if hyper[run, TIMED] > 0:
                         factors[TAU, 0, lane], factors[KEEP, 0, lane] = now[run, TAU_T], 1.0 - now[run, TAU_T]
                 factors[ALPHA, 0, lane] = now[run, ALPHA_T]
@@ -206,6 +222,7 @@ def reduced_steps(draws, lo, hi, first, want_loss, world, hyper, state, course, 
                     check_divergence(run, t, now, diverged)
             if enc_steps:
                 lane_lq(X, q, X.shape[1])
+            check_whole(p, start, t, X, diverged, method.layers)
 
 
 @kernel

@@ -15,6 +15,7 @@ from byolsim.config.fields import names
 from byolsim.config.run import RunConfig
 from byolsim.model import moments, samplers
 from byolsim.model.encoder import initial_weights
+from byolsim.model.schedule import largest_variance
 from byolsim.model.start import Start
 from byolsim.model.world import World
 
@@ -72,6 +73,7 @@ class ReducedScratch(NamedTuple):
     loss: Real  # (1, 1)
     squares: Real  # (2, 1) squared norms of P and B_o
     P: Real  # (k, k) of one run
+    U: Real  # (k, k) of one run, the product of its upper layers
     rows_o: Real  # (k, q + k) of one run, for a predictor rule: the whole online encoder
     rows_t: Real  # (k, q) inside the structured subspace, of the target
 
@@ -105,7 +107,7 @@ def reduced_world(config: RunConfig, world: World) -> ReducedWorld:
         sigma=world.sigma,
         scale=reduced.scale,
         ratio=reduced.ratio,
-        lambda_max_x=world.lambda_max_x,
+        lambda_max_x=largest_variance(config, world),
     )
 
 
@@ -189,6 +191,7 @@ def reduced_scratch(config: RunConfig) -> ReducedScratch:
         loss=lanes_of(1, 1),
         squares=lanes_of(2, 1),
         P=shared(k, k),
+        U=shared(k, k),
         rows_o=shared(k, q + k),
         rows_t=shared(k, q),
     )

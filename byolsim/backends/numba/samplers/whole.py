@@ -17,6 +17,7 @@ from byolsim.backends.numba.structures import LOGGED_OF_NOW, Real
 from byolsim.config.run import RunConfig
 from byolsim.machine.jit import kernel
 from byolsim.model.encoder import initial_weights
+from byolsim.model.schedule import largest_variance
 from byolsim.model.start import Start
 from byolsim.model.world import World
 
@@ -114,7 +115,7 @@ def world_arrays(config: RunConfig, world: World) -> WorldArrays:
         root_lam_plus=real(np.sqrt(world.variances_plus)),
         sigma=world.sigma,
         sigma_plus=world.noise_plus,
-        lambda_max_x=world.lambda_max_x,
+        lambda_max_x=largest_variance(config, world),
         is_plain=world.is_plain,
     )
 
