@@ -153,7 +153,7 @@ def test_a_run_has_its_bits_in_any_group(sampler: str, method: dict[str, Any]) -
     base = sampler_options(SAMPLERS[sampler]) | method | {"d_obs": 21, "epochs": 30, "backend": "numba"}
     rates = (
         {"lr_enc": 0.02},
-        {"lr_enc": 1e13},
+        {"lr_enc": 1e4, "weight_decay_enc": 1.0},
         {"ema_schedule": "cosine", "lr_enc": 0.05},
         {"warmup": 10},
         {"tau": 0.3},

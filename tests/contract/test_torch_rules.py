@@ -177,7 +177,6 @@ def own(draw: Any, rule: str, stop_grad: bool) -> dict[str, Any]:
     values = RATES | {
         "weight_decay": draw(st.sampled_from((0.0, 0.03))),
         "weight_decay_enc": draw(st.sampled_from((None, 0.01))),
-        "weight_decay_pred": draw(st.sampled_from((None, 0.2))),
         "warmup": draw(st.sampled_from((None, 2, 5))),
         "lr_schedule": draw(st.sampled_from((None, "cosine"))),
         "init_scale": draw(st.sampled_from((None, 0.6))),
@@ -186,6 +185,7 @@ def own(draw: Any, rule: str, stop_grad: bool) -> dict[str, Any]:
         values |= {"tau": draw(st.sampled_from((0.2, 0.9))), "ema_schedule": draw(st.sampled_from((None, "cosine")))}
         values["target_init"] = draw(st.sampled_from((None, "zero", "independent")))
     if rule == "learned":
+        values["weight_decay_pred"] = draw(st.sampled_from((None, 0.2)))
         values |= draw(st.sampled_from(({"lr_pred": 0.02}, {"auto_alpha_c": 0.4}, {"auto_alpha_c": 30.0})))
     if draw(st.booleans()):
         values |= {"lr_enc": None, "auto_beta_c": draw(st.sampled_from((0.01, 0.3)))}
