@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 
 from byolsim.backends.numba import lane_linalg, linalg, rates, structures
 from byolsim.backends.numba.lanes import lane_count
+from byolsim.backends.numba.layers import above, above_square, initial_layers, through, through_square
+from byolsim.backends.numba.losses import first_layer_gain, gain_bound, loss_of
 from byolsim.model.linalg import lower_factor, lq_factor
 from byolsim.model.schedule import AutoRates, CurvatureEstimate
+from byolsim.model.world import World
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 3), (4, 9), (10, 100)])
@@ -186,12 +190,53 @@ def test_kernel_sets_the_rates_of_the_plain_rule(c_alpha, c_beta, H):
     rule = AutoRates(tau=0.3, mu_P=0.9, mu_B=0.5, eta_P=0.1, eta_B=0.1, lambda_max_x=4.0)
     course, hyper, world, work = packed(P, c_alpha, c_beta, H, rule)
     may_be_cut = rates.beta_may_be_cut(0, course.now[0, structures.SQUARE_P], world.lambda_max_x, hyper, course.now)
-    rates.set_rates(0, P, may_be_cut, world.lambda_max_x, work.square, hyper, course.now, course.clips, course)
+    gain = linalg.spectral_norm_squared(P, work.square)
+    rates.set_rates(0, gain, may_be_cut, world.lambda_max_x, work.square, hyper, course.now, course.clips, course)
     alpha, alpha_cut = rule.alpha(c_alpha, H)
     beta, beta_cut = rule.beta(c_beta, H, P)
     assert course.now[0, structures.ALPHA_T] == pytest.approx(alpha, rel=1e-12)
     assert course.now[0, structures.BETA_T] == pytest.approx(beta, rel=1e-12)
     assert course.clips[0].tolist() == [alpha_cut, beta_cut, 0]
+
+
+@numba.njit
+def gains(P, layers, now, loss, square):
+    """The gain that bounds beta, and what is at least as much, as `step.update` finds them."""
+    PU = through(P, layers)
+    most = gain_bound(through_square(0, now, layers), above_square(layers), loss)
+    return first_layer_gain(PU, above(P, layers), square, loss), most
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pred_jacobian": "straight"},
+        {"symmetric_loss": True},
+        {"stop_grad": False, "tau": 1.0},
+        {"stop_grad": False, "tau": 1.0, "pred_jacobian": "straight"},
+    ],
+)
+def test_kernel_has_the_gain_of_the_plain_rule(depth, options):
+    """At a rate far above the limit: beta = 0.99 limit, from which the plain form's gain follows."""
+    from cases import small
+
+    rng = np.random.default_rng(1)
+    config = small(d_latent=3, enc_depth=depth, **options)
+    P, upper = rng.normal(size=(3, 3)), rng.normal(size=(depth - 1, 3, 3))
+    layers = initial_layers([config], World.from_config(config), config.d_obs)
+    if depth > 1:
+        layers.U[:] = upper[1] @ upper[0]
+    now = np.zeros((1, structures.NOW))
+    now[0, structures.SQUARE_P] = np.sum(P**2)
+    gain, most = gains(P, layers, now, loss_of(config, config.d_obs), np.empty((3, 3)))
+    straight, one = config.pred_jacobian == "straight", not config.stop_grad
+    rule = AutoRates(0.1, 0.0, 0.0, 0.0, 0.0, 2.0, straight, one)
+    beta, is_cut = rule.beta(1e9, 1.0, P, upper[1] @ upper[0] if depth > 1 else None)
+    assert is_cut
+    assert gain == pytest.approx(0.99 * 2 / (2.0 * beta), rel=1e-12)
+    assert most >= gain
 
 
 def packed(P, c_alpha, c_beta, H, rule):

@@ -87,7 +87,7 @@ def plain_rows(config):
     X = reduced_coordinates(start, world) if is_reduced else np.vstack([start.B_o, start.V_B, start.B_t])
     P, V_P = start.P, start.V_P
     curvature = CurvatureEstimate(size, config.power_iters)
-    rule = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.weight_decay, world.lambda_max_x)
+    rule = AutoRates(config.tau, config.mom_pred, config.mom_enc, config.eta_P, config.eta_B, world.lambda_max_x)
     alpha, beta = config.lr_pred, config.lr_enc
     rows = {0: plain_row(P, X, world, is_reduced, {})}
     for t, draws in enumerate((row for block in moment_blocks(key, config.epochs) for row in block), start=1):
