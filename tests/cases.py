@@ -167,7 +167,7 @@ def oracle_rows(config: RunConfig, world: World) -> tuple[list[dict[str, Any]], 
         key = MinibatchKey(config.seed, config.batch_size, config.d_obs, config.d_latent)
         parts = (split_draws(row, key) for block in minibatch_blocks(key, config.epochs) for row in block)
         draws = [(z.T.copy(), e.T.copy(), e_plus.T.copy()) for z, e, e_plus in parts]
-        rows = naive.trajectory(*given, draws, **options)
+        rows = naive.trajectory(*given, draws, **options, noise_cap=bool(config.auto_noise_limit))
     last = rows[-1]
     return rows, [last["n_cap_pred"], last["n_cap_enc"], last["n_floor"]]
 

@@ -12,7 +12,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from cases import BACKENDS, needs_torch, one_run, oracle_rows, problem, small, trajectory
+from cases import BACKENDS, one_run, oracle_rows, small, trajectory
 from comparing import assert_close, quantities
 from configurations import (
     SAMPLERS,
@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from byolsim.backends import get_backend
 from byolsim.backends.base import ABILITIES, OPTIONS
-from byolsim.backends.plain.backend import rules_of, start_of
+from byolsim.backends.plain.backend import advance, rules_of, start_of
 from byolsim.backends.plain.samplers import sampler_class
 from byolsim.config.grid import SweepConfig
 from byolsim.config.run import RunConfig
@@ -39,9 +39,7 @@ from byolsim.model.metrics import METRICS
 from byolsim.model.order import inside_outside
 from byolsim.model.predictor import PREDICTOR_RULES
 from byolsim.model.start import check_start
-from byolsim.model.state import State
-from byolsim.model.step import Rules, start, step
-from byolsim.model.target import EMA, towards
+from byolsim.model.target import towards
 from byolsim.model.world import World
 from byolsim.simulate import simulate_runs, warm_up
 from byolsim.sweeps.plan import plan_sweep
@@ -231,50 +229,6 @@ def test_the_plain_backend_equals_the_oracle(sampler):
     holds()
 
 
-shapes = st.tuples(st.integers(1, 5), st.integers(0, 6), st.integers(1, 9), st.integers(0, 2**16))
-
-
-@pytest.mark.parametrize("sampler", ["minibatch", "population"])
-@pytest.mark.parametrize("backend", [pytest.param("numpy", marks=needs_torch)])
-def test_a_plain_step_descends_the_loss_as_autograd_finds(backend, sampler):
-    """The gradients of a step, V' - mu V, against those of the definition of the loss, with nothing else given."""
-    import torch
-
-    @property_of(60)
-    @given(shapes, st.sampled_from([0.0, 0.3]))
-    def holds(shape, eta):
-        r, extra, n, seed = shape
-        p = problem(r, r + extra, n, seed)
-        config = RunConfig(
-            backend=backend, sampler=sampler, d_latent=r, d_obs=r + extra, latent_spectrum="flat:1", weight_decay=eta,
-            lr_pred=0.1, lr_enc=0.2, mom_pred=0.3, mom_enc=0.6, tau=0.25,
-        )  # fmt: skip
-        V_P, V_B = np.random.default_rng(seed).normal(size=(2, r, r + extra))
-        before = State(P=p.P, V_P=V_P[:, :r], B_o=p.B_o, V_B=V_B, B_t=p.B_t, lost=np.zeros_like(V_B))
-        evaluation = sampler_class(config)(config, p.world).evaluate(before, (p.X, p.X_plus))
-        rules = Rules(config, p.world.lambda_max_x, PREDICTOR_RULES["learned"](config), EMA(config.tau), lambda s: s)
-        after = step(1, start(before, rules), evaluation, rules).state
-
-        P, B_o, B_t, X, X_plus = (torch.tensor(M) for M in (p.P, p.B_o, p.B_t, p.X, p.X_plus))
-        signal, view = torch.tensor(p.world.Sigma_s), torch.tensor(p.world.Sigma_x)
-        P.requires_grad_()
-        B_o.requires_grad_()
-        if sampler == "minibatch":
-            loss = 0.5 * (P @ B_o @ X - B_t @ X_plus).square().sum() / n
-        else:  # 1/2 tr of the second moment of P B_o x - B_t x+
-            loss = 0.5 * (P @ B_o @ view @ (P @ B_o).T - 2 * P @ B_o @ signal @ B_t.T + B_t @ view @ B_t.T).trace()
-        assert evaluation.loss == pytest.approx(loss.item(), rel=1e-11)
-        decayed = loss + 0.5 * eta * (P.square().sum() + B_o.square().sum())
-        grad_P, grad_B = (g.numpy() for g in torch.autograd.grad(decayed, [P, B_o]))
-        np.testing.assert_allclose(after.V_P - 0.3 * before.V_P, grad_P, atol=1e-11)
-        np.testing.assert_allclose(after.V_B - 0.6 * before.V_B, grad_B, atol=1e-11)
-        np.testing.assert_allclose(after.P, before.P - 0.1 * after.V_P, atol=1e-14)
-        np.testing.assert_allclose(after.B_o, before.B_o - 0.2 * after.V_B, atol=1e-14)
-        np.testing.assert_allclose(after.B_t, 0.75 * before.B_t + 0.25 * after.B_o, atol=1e-14)
-
-    holds()
-
-
 def groups(sampler):
     """What runs have in common, and what each has of its own."""
     return st.booleans().flatmap(
@@ -383,7 +337,7 @@ def test_the_plain_backend_trains_in_the_precision_that_was_asked_for(sampler):
         rules = rules_of(config, chosen)
         run = start_of(rules, chosen)
         for t, draw in enumerate(chosen.draws(), start=1):
-            run = step(t, run, chosen.evaluate(run.state, draw), rules)
+            run = advance(t, run, draw, chosen, rules)
             assert {M.dtype for M in run.state} == {np.dtype(config.dtype)}
             if run.diverged_epoch >= 0:
                 break

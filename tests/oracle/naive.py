@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 Array = np.ndarray
 # loss, grad_P and grad_B (without weight decay), covariance of z_o: all at the parameters handed in
@@ -57,11 +58,13 @@ def trajectory(
     auto_every: int = 10,
     log_every: int = 1,
     Sigma_x_max: float | None = None,
+    noise_cap: bool = False,
 ) -> list[dict[str, Any]]:
     """Minibatch run on given white draws: step t = 1..T uses draws[t - 1] = (zeta (n, r), eps (n, d), eps_plus (n, d)).
 
     z = sqrt(lam) zeta, x = A z + sigma eps, x+ = A z + sigma eps_plus; B_t starts at B_o. A rate given as None follows
-    the auto schedule with its constant c. See `_descend` for the step and for the rows returned.
+    the auto schedule with its constant c; alpha stays below half its mean-square limit too with a `noise_cap`.
+    See `_descend` for the step and for the rows returned.
     """
 
     def evaluate(t: int, P: Array, B_o: Array, B_t: Array) -> Evaluation:
@@ -72,7 +75,7 @@ def trajectory(
         A, lam, sigma, B_o, P, evaluate, range(1, len(draws) + 1),
         mu_P=mu_P, mu_B=mu_B, tau=tau, eta=eta, pred_every=pred_every, enc_every=enc_every, alpha=alpha, beta=beta,
         c_alpha=c_alpha, c_beta=c_beta, power_iters=power_iters, auto_every=auto_every, log_every=log_every,
-        Sigma_x_max=Sigma_x_max,
+        Sigma_x_max=Sigma_x_max, noise_n=len(draws[0][0]) if noise_cap else None,
     )  # fmt: skip
 
 
@@ -108,7 +111,7 @@ def population_trajectory(
         A, lam, sigma, B_o, P, evaluate, range(1, epochs + 1),
         mu_P=mu_P, mu_B=mu_B, tau=tau, eta=eta, pred_every=pred_every, enc_every=enc_every, alpha=alpha, beta=beta,
         c_alpha=c_alpha, c_beta=c_beta, power_iters=power_iters, auto_every=auto_every, log_every=log_every,
-        Sigma_x_max=Sigma_x_max,
+        Sigma_x_max=Sigma_x_max, noise_n=None,
     )  # fmt: skip
 
 
@@ -135,6 +138,7 @@ def _descend(
     auto_every: int,
     log_every: int,
     Sigma_x_max: float | None,
+    noise_n: int | None,
 ) -> list[dict[str, Any]]:
     """The steps, in the order of the contract.
 
@@ -178,6 +182,8 @@ def _descend(
             n_floor += 1
         if alpha is None:
             wanted, cap = c_alpha * tau / H_used, heavy_ball_cap(mu_P, H_used + eta)
+            if noise_n is not None:
+                cap = min(cap, mean_square_cap(mu_P, curvature.C_bar, noise_n))
             n_cap_pred += int(wanted > cap)
             alpha_t = min(wanted, cap)
         else:
@@ -216,6 +222,7 @@ class CurvatureEstimate:
         self.v = np.ones(r) / math.sqrt(r)
         self.k = 0
         self.power_iters = power_iters
+        self.C_bar = self.S
         self.H = math.nan
         self.H_floor = math.nan
 
@@ -223,7 +230,7 @@ class CurvatureEstimate:
         """Take in one covariance; sets H, and at the first tick H_floor = max(1e-3 H, 1e-12)."""
         self.k += 1
         self.S = (1.0 - COVARIANCE_RATE) * self.S + COVARIANCE_RATE * C
-        C_bar = self.S / (1.0 - (1.0 - COVARIANCE_RATE) ** self.k)
+        C_bar = self.C_bar = self.S / (1.0 - (1.0 - COVARIANCE_RATE) ** self.k)
         for _ in range(FIRST_POWER_ITERS if self.k == 1 else self.power_iters):
             w = C_bar @ self.v
             norm = float(np.linalg.norm(w))
@@ -237,6 +244,24 @@ class CurvatureEstimate:
 def heavy_ball_cap(mu: float, curvature: float) -> float:
     """0.99 of the heavy-ball limit 2 (1 + mu) / curvature; infinite where there is no curvature."""
     return CAP * 2.0 * (1.0 + mu) / curvature if curvature > 0.0 else math.inf
+
+
+def mean_square_cap(mu: float, C: Array, n: int) -> float:
+    """Half of the least alpha with (alpha / n) sum_j c_j / (2 (1 - mu) - alpha c_j ((1 - mu) / (1 + mu) + 1 / n)) = 1.
+
+    c_j are the eigenvalues of C; infinite where there is no curvature.
+    """
+    c = np.maximum(np.linalg.eigvalsh(C), 0.0)
+    if not c.max() > 0.0:
+        return math.inf
+    c_of_1 = c / c.max()  # of alpha times the largest
+
+    def excess(x: float) -> float:
+        return float(sum(x / n * c_j / (2.0 * (1.0 - mu) - x * c_j * g) for c_j in c_of_1)) - 1.0
+
+    g = (1.0 - mu) / (1.0 + mu) + 1.0 / n
+    pole = 2.0 * (1.0 - mu) / g
+    return 0.5 * brentq(excess, 0.0, pole * (1.0 - 1e-14), xtol=1e-300, rtol=1e-15) / float(c.max())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class PlainBackend(Backend):
         log.take(0, runs)
         done, behind = 0, initial.epoch if initial else 0
         for t, draw in enumerate(sampler.draws(behind), start=1):
-            runs = [_advance(behind + t, run, draw, sampler, of) for run, of in zip(runs, rules, strict=True)]
+            runs = [advance(behind + t, run, draw, sampler, of) for run, of in zip(runs, rules, strict=True)]
             if is_logged(config, t):
                 if log.is_full:
                     yield log.block()
@@ -89,7 +89,7 @@ def start_of(rules: Rules, sampler: Sampler, initial: Start | None = None) -> Ru
 
 
 @np.errstate(over="ignore", invalid="ignore")  # in the last step of a run that diverges
-def _advance(t: int, run: Run, draw: Any, sampler: Sampler, rules: Rules) -> Run:
+def advance(t: int, run: Run, draw: Any, sampler: Sampler, rules: Rules) -> Run:
     """One step of a run; a run that has diverged stays where it is."""
     if run.diverged_epoch >= 0:
         return run
