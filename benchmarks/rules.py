@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def group(sampler: str, method: str, shape: dict[str, int], steps: int) -> list[RunConfig]:
     """Runs that differ in their rates."""
     options = SAMPLERS[sampler] | METHODS[method] | shape
-    fixed = {"lr_pred": 1e-3} if "pred_rule" not in options else {}
+    fixed: dict[str, Any] = {"lr_pred": 1e-3} if "pred_rule" not in options else {}
     return [
         RunConfig(**options, **fixed, epochs=steps, log_every=steps, lr_enc=1e-4 * (1 + run / RUNS), init="modes")
         for run in range(RUNS)
