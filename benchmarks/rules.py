@@ -24,6 +24,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "minibatch": {"sampler": "minibatch"},
     "reduced": {"sampler": "moments", "moments_form": "reduced"},
 }
+START: dict[str, Any] = {"init": "modes", "init_scale": 0.3}
+"""Features whose largest variance is near the largest gain, so that a P that is set from them is stable at once."""
 METHODS: dict[str, dict[str, Any]] = {
     "learned": {},
     "learned, symmetric": {"pred_symmetric": True},
@@ -45,11 +47,9 @@ METHODS: dict[str, dict[str, Any]] = {
 def group(sampler: str, method: str, shape: dict[str, int], steps: int) -> list[RunConfig]:
     """Runs that differ in their rates."""
     options = SAMPLERS[sampler] | METHODS[method] | shape
-    fixed = {"lr_pred": 1e-3} if "pred_rule" not in options else {}
-    return [
-        RunConfig(**options, **fixed, epochs=steps, log_every=steps, lr_enc=1e-4 * (1 + run / RUNS), init="modes")
-        for run in range(RUNS)
-    ]
+    fixed: dict[str, Any] = {"lr_pred": 1e-3} if "pred_rule" not in options else {}
+    fixed |= {"epochs": steps, "log_every": steps} | START
+    return [RunConfig(**options, **fixed, lr_enc=1e-4 * (1 + run / RUNS)) for run in range(RUNS)]
 
 
 def contestant(sampler: str, method: str, shape: dict[str, int]) -> Contestant | None:

@@ -10,7 +10,7 @@ import click
 from byolsim.cli.options import Given, command_of
 from byolsim.cli.progress import progress_bar
 from byolsim.config.commands import RunOutput
-from byolsim.config.run import RunConfig, schedule_notes
+from byolsim.config.run import RunConfig, rule_notes, schedule_notes
 from byolsim.record import RunRecord
 from byolsim.store.files import read_info
 from byolsim.sweeps.launch import describe_run, run
@@ -24,7 +24,8 @@ from byolsim.sweeps.launch import describe_run, run
 )
 def command(given: Given) -> int:
     """Parse, run, show."""
-    run_one(given.build(RunConfig), given.build(RunOutput), schedule_notes(given.values))
+    config = given.build(RunConfig)
+    run_one(config, given.build(RunOutput), schedule_notes(given.values) + rule_notes(given.values, config))
     return 0
 
 

@@ -66,13 +66,13 @@ def _several_values(words: Sequence[str], options: Mapping[str, click.Option]) -
     """The mistake of the first option that was given more values than the one, or none, that it takes."""
     values: list[str] = []
     name = ""
+    others = _other_forms(options)
     for word in [*words, "--"]:
         if not word.startswith("-") or is_number(word):
             values.append(word)
             continue
-        if values and name in options and options[name].secondary_opts:
-            other = options[name].secondary_opts[0]
-            return f"--{name} takes no value, not {' '.join(values)}: its other form is {other}"
+        if values and f"--{name}" in others:
+            return f"--{name} takes no value, not {' '.join(values)}: its other form is {others[f'--{name}']}"
         if len(values) > 1 and name in options and not options[name].is_flag:
             if isinstance(options[name], Repeated):
                 return f"--{name} takes one value, not {' '.join(values)}: put it in quotes"
@@ -81,6 +81,12 @@ def _several_values(words: Sequence[str], options: Mapping[str, click.Option]) -
         name, equals, value = word.partition("=")
         name, values = name.lstrip("-").replace("-", "_"), [value] * bool(equals)
     return None
+
+
+def _other_forms(options: Mapping[str, click.Option]) -> dict[str, str]:
+    """Of options that are true or false by two forms, each form -> the other."""
+    pairs = [(yes, no) for option in options.values() for yes in option.opts for no in option.secondary_opts]
+    return dict(pairs) | {no: yes for yes, no in pairs}
 
 
 def _repeat_lists(args: Sequence[str], lists: Collection[str]) -> list[str]:

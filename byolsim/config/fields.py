@@ -23,6 +23,8 @@ class Known(TypedDict, total=False):
     """Whether a backend says if it takes it where it is not null."""
     of_rules: tuple[str, ...]
     """The values of `pred_rule` to which it belongs."""
+    of_learning: bool
+    """Whether it says how a predictor learns, so that one which a rule sets has no use of it."""
     of_world: bool
     """Whether a world file says it, so that it cannot be given beside one."""
     of_start: bool

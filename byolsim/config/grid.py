@@ -26,6 +26,7 @@ from byolsim.config.run import (
     Seed,
     Shared,
     momentum,
+    rule_notes,
     spectra,
 )
 
@@ -33,6 +34,13 @@ MAX_POINTS = 10**6
 
 NESTING = ("seeds", "batch_sizes", "tau_logspace", "lr_pred_logspace", "lr_enc_logspace")
 """The axes, the outermost first: the order of the runs of a grid."""
+
+TAKEN_FROM = {
+    "same": ("lr_pred_logspace", "alpha"),
+    "ratio": ("lr_pred_logspace", "alpha"),
+    "from_tau": ("tau_logspace", "tau"),
+}
+"""Modes that take beta from an axis, and its letter."""
 
 Logspace = Annotated[
     tuple[
@@ -97,10 +105,14 @@ class SweepConfig(Shared):
             )
         if self.lr_enc_mode == "auto" and self.auto_beta_c == 0:
             raise ValueError("auto_beta_c = 0 with lr_enc_mode = 'auto': must be > 0, the encoder follows the schedule")
-        if self.lr_enc_mode in ("same", "ratio") and "lr_pred_logspace" in self.without:
+        axis, letter = TAKEN_FROM.get(self.lr_enc_mode, ("", ""))
+        if axis in self.without:
+            *modes, last = (
+                repr(mode) for mode in get_args(LrEncMode) if TAKEN_FROM.get(mode, ("",))[0] not in self.without
+            )
             raise ValueError(
-                f"lr_enc_mode = {self.lr_enc_mode!r} takes beta from alpha, which {self.without['lr_pred_logspace']} "
-                "has not: use 'logspace', 'from_tau' or 'auto'"
+                f"lr_enc_mode = {self.lr_enc_mode!r} takes beta from {letter}, which {self.without[axis]} has not: use "
+                f"{', '.join(modes)} or {last}"
             )
         return self
 
@@ -147,6 +159,7 @@ def sweep_notes(given: Mapping[str, Any], config: SweepConfig) -> list[str]:
         for name, option in config.without.items()
         if given.get(name) is not None
     ]
+    notes += rule_notes(given, config)
     for name in filter(is_range, NESTING):
         if name in config.without:
             continue

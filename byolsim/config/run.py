@@ -76,8 +76,9 @@ LrEncMode = Literal["same", "ratio", "logspace", "from_tau", "auto"]
 def momentum(of: str, default: float) -> Any:
     """The momentum fields differ between one run and a grid in their default alone."""
     text = f"heavy-ball momentum of the {of}'s optimiser; not the EMA"
-    symbol = "μ_P" if of == "predictor" else "μ_B"
-    return hyper(default, text, per_run=True, symbol=symbol, title=f"{of} momentum", told="always")
+    P = of == "predictor"
+    symbol = "μ_P" if P else "μ_B"
+    return hyper(default, text, per_run=True, symbol=symbol, title=f"{of} momentum", told="always", of_learning=P)
 
 
 def spectra(default: bool) -> Any:
@@ -156,6 +157,7 @@ class Shared(Frozen):
         point=True,
         symbol="c_α",
         told="never",
+        of_learning=True,
         used_by="auto",
     )
     auto_beta_c: Rate = hyper(
@@ -374,7 +376,7 @@ class Shared(Frozen):
             rules = known(type(self).model_fields[name])["of_rules"]
             if getattr(self, name) is not None and self.pred_rule not in rules:
                 raise ValueError(
-                    f"{name} = {getattr(self, name)} belongs to pred_rule = {' or '.join(map(repr, rules))}, "
+                    f"{name} = {getattr(self, name)!r} belongs to pred_rule = {' or '.join(map(repr, rules))}, "
                     f"not to {self.pred_rule!r}"
                 )
         if self.pred_update_every != 1 and self.pred_rule != "learned":
@@ -608,7 +610,7 @@ class RunConfig(Shared):
             values["tau"] = tau_from_ema_m(values.pop("ema_m"))
         if values.get("stop_grad") is False:  # one encoder is a target that follows at once
             if values.get("tau", 1.0) != 1.0:
-                raise ValueError("stop_grad = False has one encoder and no EMA: ema_m must not be given")
+                raise ValueError("stop_grad = False has one encoder and no EMA: ema_m and tau must not be given")
             values["tau"] = 1.0
         if values.get("pred_rule", "learned") != "learned":  # P takes no step of its own
             for name in ("lr_pred", "auto_alpha_c"):
@@ -687,6 +689,14 @@ def schedules() -> Mapping[str, str]:
 def _may_be_null() -> frozenset[str]:
     """What may be given as None, which says nothing."""
     return frozenset({*schedules(), *schedules().values(), "ema_m"})
+
+
+def rule_notes(given: Mapping[str, Any], config: Shared) -> list[str]:
+    """One line for each option that says how the predictor learns, where a rule sets it."""
+    if config.pred_rule == "learned":
+        return []
+    rule = f"pred_rule = {config.pred_rule!r} sets the predictor, which takes no step of its own"
+    return [f"{name} is not used: {rule}" for name in names(type(config), "of_learning") if given.get(name)]
 
 
 def schedule_notes(given: Mapping[str, Any]) -> list[str]:

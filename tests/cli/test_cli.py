@@ -210,7 +210,7 @@ MISTAKES = {
     "run --sampler moments --enc mlp": "sampler = 'moments' needs linear models: with an MLP use sampler = 'minibatch'",
     "run --pred_rule ident": "--pred_rule = 'ident' is not allowed: must be one of learned, identity, optimal, ",
     "run --stop_grad false": "--stop_grad takes no value, not false: its other form is --no_stop_grad",
-    "run --no_stop_grad --ema_m 0.9": "stop_grad = False has one encoder and no EMA: ema_m must not be given",
+    "run --no_stop_grad --ema_m 0.9": "stop_grad = False has one encoder and no EMA: ema_m and tau must not be given",
     "run --pred_rule directpred --lr_pred 0.1": "lr_pred = 0.1 belongs to pred_rule = 'learned', not to 'directpred'",
     "all --pred_rule optimal": "pred_rule = 'optimal' leaves the figures of `byolsim all` without the axis of",
     "sweep --warmup 9000": "warmup = 9000 is more than epochs = 2000: must be at most as many",

@@ -209,6 +209,7 @@ def test_a_switch_has_two_forms_and_no_value(name):
         assert ids[value] == dry("--config c.toml")
     assert default in ids.values() and len(set(ids.values())) == 2
     assert refused(f"run --{name} true") == f"--{name} takes no value, not true: its other form is --no_{name}"
+    assert refused(f"run --no_{name} true") == f"--no_{name} takes no value, not true: its other form is --{name}"
 
 
 def test_a_grid_says_which_axis_a_rule_or_a_loss_takes_away():
@@ -219,6 +220,20 @@ def test_a_grid_says_which_axis_a_rule_or_a_loss_takes_away():
     code, out, err = byolsim(f"sweep {TINY} {given} --no_stop_grad --lr_enc_mode same")
     assert code == 0 and out.startswith("4 runs"), "seeds x batch sizes, at one alpha and tau = 1"
     assert err.splitlines()[0] == "note: tau_logspace is not used: stop_grad = False has one encoder and no EMA"
+    line = refused(f"sweep {TINY} --no_stop_grad --lr_enc_mode from_tau")
+    assert line == (
+        "lr_enc_mode = 'from_tau' takes beta from tau, which stop_grad = False has not: use 'same', 'ratio', "
+        "'logspace' or 'auto'"
+    )
+
+
+def test_what_says_how_a_predictor_learns_is_not_used_where_a_rule_sets_it():
+    told = "is not used: pred_rule = 'optimal' sets the predictor, which takes no step of its own"
+    given = f"{TINY} --pred_rule optimal --mom_pred 0.5 --dry_run --backend numpy"
+    assert byolsim(f"run {given}")[2] == f"note: mom_pred {told}\n"
+    notes = byolsim(f"sweep {given} --auto_alpha_c 0.3")[2].splitlines()
+    assert notes == [f"note: mom_pred {told}", f"note: auto_alpha_c {told}"]
+    assert byolsim(f"run {TINY} --mom_pred 0.5 --dry_run --backend numpy")[2] == ""
 
 
 @pytest.mark.parametrize(

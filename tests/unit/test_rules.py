@@ -30,7 +30,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"pred_rule": "optimal", "pred_symmetric": True}, "pred_symmetric = True belongs to pred_rule = 'learned'"),
     ({"pred_power": 2.0}, "pred_power = 2.0 belongs to pred_rule = 'directpred' or 'directcopy' or 'spectral', not to"),
     ({"pred_rule": "spectral", "pred_corr": "BBT", "pred_corr_rate": 0.2}, "and pred_corr = 'BBT' has none"),
-    ({"stop_grad": False, "ema_m": 0.9}, "stop_grad = False has one encoder and no EMA: ema_m must not be given"),
+    (
+        {"stop_grad": False, "ema_m": 0.9},
+        "stop_grad = False has one encoder and no EMA: ema_m and tau must not be given",
+    ),
     ({"stop_grad": False, "target_init": "zero"}, "target_init = 'zero' has no meaning with stop_grad = False"),
     ({"stop_grad": False, "ema_schedule": "cosine"}, "ema_schedule = 'cosine' has no meaning with stop_grad = False"),
     ({"stop_grad": False, "sampler": "moments"}, "use sampler = 'minibatch' or 'population'"),
