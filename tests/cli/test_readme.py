@@ -64,7 +64,7 @@ def test_every_method_runs_as_its_page_says(tmp_path):
     """Fifty steps of the plain backend, each in one process with the others: whether the command is one."""
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     commands = [command for block in script.blocks(page, "sh") for command in script.commands(f"```sh\n{block}```\n")]
-    assert len(commands) == len({command.text for command in commands}) == 14
+    assert len(commands) == len({command.text for command in commands}) == 15
     short = f"--backend numpy --epochs 50 --log_every 50 --warmup 20 --out_dir {tmp_path}"
     for command in commands:
         words = shlex.split(command.text)[1:]  # not the script's: BBT is no placeholder

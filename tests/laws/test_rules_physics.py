@@ -143,7 +143,10 @@ def _trace(S_xx, S_px, k, seed, beta, T):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_law_8_with_symmetric_moments_the_trace_never_falls_and_the_largest_gains_win(seed):
-    """Also gains that are negative: B ends on the two of largest modulus, -0.8 and 0.7."""
+    """Also gains that are negative: from these starts B ends on the two of largest modulus, -0.8 and 0.7.
+
+    0.7 and 0.3 attract too (`theory.bottleneck_modes`): other starts end there.
+    """
     w = np.array([0.3, -0.8, 0.1, 0.7])
     Q = np.linalg.qr(np.random.default_rng(9).normal(size=(4, 4)))[0]
     trace, B = _trace(np.eye(4), (Q * w) @ Q.T, 2, seed, 0.2, 900)
