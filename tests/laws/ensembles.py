@@ -189,6 +189,7 @@ class Explicit:
 
     def ends(self, Q: Array) -> Ends:
         """Train, and split the whole encoders at the structured subspace Q (d, q)."""
+        self.Q = Q
         for t in range(1, self.config.epochs + 1):
             self.step(t, *self.draw())
         B_o, B_t = whole(self.W), whole(self.W_t)
@@ -212,13 +213,18 @@ class Explicit:
         if config.pred_rule == "learned" and t % config.pred_update_every == 0:
             self.V_P = config.mom_pred * self.V_P + grad_P
             self.P = self.P - np.asarray(self.rate)[..., None, None] * self.V_P
-            if config.pred_symmetric:
-                self.P = (self.P + turned(self.P)) / 2
+        if config.pred_symmetric:  # after every step of the training, also where P has made none
+            self.P = (self.P + turned(self.P)) / 2
         if t % config.enc_update_every == 0:
             for i, gradient in enumerate(grads):
                 self.V[i] = config.mom_enc * self.V[i] + gradient + config.eta_B * self.W[i]
                 self.W[i] = self.W[i] - config.lr_enc * self.V[i]
-        self.W_t = [(1 - config.tau) * W_t + config.tau * W for W_t, W in zip(self.W_t, self.W, strict=True)]
+        self.W_t = self.target()
+
+    def target(self) -> list[Array]:
+        """The target's layers after a step: averages of each."""
+        tau = self.config.tau
+        return [(1 - tau) * W_t + tau * W for W_t, W in zip(self.W_t, self.W, strict=True)]
 
     def features(self, x: Array) -> Array:
         """z_o (seeds, k, n)."""

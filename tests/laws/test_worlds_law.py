@@ -69,9 +69,6 @@ CASES = {
     "moments, q=d": Case({"d_embed": 3, "batch_size": 2, "d_obs": 4}, (4, 4, 0.0, 0.0), ("direct",)),
     "moments, k>d-q": Case({"d_embed": 3, "batch_size": 4, "d_obs": 5}, (3, 3, 0.9, 0.5), ("direct",)),
 }  # fmt: skip
-QUICK = ("correlation", "moments")
-"""What CI has time for, a few seconds each; all others are slow."""
-
 ALARM = 0.01 / (len(STATISTICS) * sum(len(case.forms) for case in CASES.values()))
 
 
@@ -131,23 +128,13 @@ def explicit_sample(folder):
     return cache(lambda name: explicit(*setting(name, CASES[name].forms[0], folder)))
 
 
-def comparisons() -> list[Any]:
-    """Every case in each of its forms."""
-    return [
-        pytest.param(name, form, marks=() if name in QUICK else pytest.mark.slow)
-        for name, case in CASES.items()
-        for form in case.forms
-    ]
-
-
-@pytest.mark.parametrize(("name", "form"), comparisons())
+@pytest.mark.parametrize(("name", "form"), [(name, form) for name, case in CASES.items() for form in case.forms])
 def test_same_law_as_explicit_sampling(explicit_sample, folder, name, form):
     config, world, _ = setting(name, form, folder)
     p, statistic = smallest_p(program(config, world), explicit_sample(name), STATISTICS)
     assert p > ALARM, f"{statistic}: p = {p:.1e}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["direct", "reduced"])
 @pytest.mark.parametrize("name", ["clean target", "noisier target"])
 def test_the_noise_of_the_target_in_the_online_view_is_caught(explicit_sample, folder, name, form):
@@ -168,7 +155,6 @@ def test_a_correlation_that_is_squared_is_caught(explicit_sample, folder, form):
 DEGREES = streams.MomentsKey.degrees
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form", "off"),
     [("k>r", "direct", (1, 0)), ("k>r", "reduced", (1, 0)), ("k=1", "reduced", (0, 1)), ("moments", "direct", (-1, 0))],
