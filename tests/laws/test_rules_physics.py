@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cases import problem, small
 from flows import FLOW, encoders, mode_gains, modes, run, sizes, start_at
+from scipy.integrate import solve_ivp
 
 from byolsim.config.run import RunConfig
 from byolsim.model import gradients, theory
@@ -95,6 +96,56 @@ def test_law_7_without_stop_gradient_the_encoder_falls_at_least_as_fast_as_witho
     assert sizes(run(small(**options)))[-1] > 10 * sizes(block)[0] * bound[-1], "the stop-gradient saves it"
 
 
+def test_law_7_without_a_predictor_both_branches_pull():
+    """P = I: the gradient is 2 sigma^2 B, so B falls by 1 - beta (2 sigma^2 + eta) a step, whatever the signal.
+
+    Exactly; by exp(-beta (2 sigma^2 + eta) steps) to first order in beta. With the stop-gradient sigma^2 is halved.
+    """
+    sigma, eta, beta, T = 0.6, 0.05, 0.05, 200
+    options = {"init": "random", "latent_spectrum": "9,1,0.01", "sigma_n": sigma, "weight_decay": eta, "lr_enc": beta}
+    options = FLOW | options | {"pred_rule": "identity", "epochs": T, "log_every": 50}
+    block = run(small(**options, stop_grad=False))
+    factor, h = sizes(block) / sizes(block)[0], beta * (2 * sigma**2 + eta)
+    np.testing.assert_allclose(factor, (1 - h) ** block.epochs, rtol=1e-11)
+    np.testing.assert_allclose(factor, np.exp(-h * block.epochs), rtol=1.1 * h**2 / 2 * T)
+    stopped = sizes(run(small(**options)))
+    assert np.log(stopped[-1] / stopped[0]) / np.log(factor[-1]) == pytest.approx(
+        (sigma**2 + eta) / (2 * sigma**2 + eta), rel=0.02
+    )
+
+
+def test_law_7_modes_follow_their_equations():
+    """b' = -beta [(p^2 + 1) sigma^2 + (p - 1)^2 s + eta] b, p' = -alpha [b^2 (kappa p - s) + eta p].
+
+    Half the steps, half the difference to the flow; the equation of the stop-gradient is another one. The rate of b is
+    at least sigma^2 (2 s + sigma^2) / (s + sigma^2) + eta, which it comes down to where p passes s / kappa.
+    """
+    sigma, eta, s = 0.5, 0.02, np.array([2.0, 0.5])
+    kappa, time, ends = s + sigma**2, 3.0, []
+
+    def flow(stop_grad):
+        def speed(_, y):
+            b, p = y[:2], y[2:]
+            pull = p * (kappa * p - s) + (0 if stop_grad else sigma**2 + s - p * s) + eta
+            return np.concatenate([-pull * b, -2 * (b**2 * (kappa * p - s) + eta * p)])
+
+        return solve_ivp(speed, (0, time), [0.9, 0.9, 1, 1], rtol=1e-10, atol=1e-12).y[:, -1]
+
+    for beta in (0.02, 0.01):
+        T = round(time / beta)
+        config = modes("2,0.5", 2, sigma_n=sigma, weight_decay=eta, lr_enc=beta, lr_pred=2 * beta, init_scale=0.9,
+                       epochs=T, log_every=T, stop_grad=False)  # fmt: skip
+        block, world = run(config), World.from_config(config)
+        rows = mode_gains(block, world)
+        got = np.concatenate([rows[-1], np.sort(np.diag(block.order.P[0, -1]))[::-1]])
+        ends.append(np.abs(got - flow(False)).max())
+        least = sigma**2 * (2 * s + sigma**2) / kappa + eta
+        assert (rows[-1] <= rows[0] * (1 - beta * least) ** T * (1 + 1e-12)).all()
+    assert ends[0] < 0.02
+    assert ends[0] / ends[1] == pytest.approx(2, rel=0.1)
+    assert np.abs(got - flow(True)).max() > 20 * ends[-1]
+
+
 # --- the optimal predictor ---
 
 
@@ -118,16 +169,24 @@ def test_law_8_the_change_of_the_gram_matrix_in_one_step_is_exact(tau):
 
 
 def test_law_8_the_flow_keeps_the_gram_matrix():
-    """Half the rate, half the drift: over a fixed time the sum of beta^2 terms is of first order."""
+    """Half the rate, half the drift: over a fixed time the sum of beta^2 terms is of first order.
+
+    A predictor that learns, at the optimum at the start and as fast as the encoder, does not keep it.
+    """
     drifts = []
     for beta in (0.02, 0.01):
         T = round(6 / beta)
-        block = run(small(**(FLOW | {"tau": 2 * beta}), lr_enc=beta, pred_rule="optimal", epochs=T, log_every=T))
+        options = FLOW | {"tau": 2 * beta, "lr_enc": beta, "epochs": T, "log_every": T}
+        block = run(small(**options, pred_rule="optimal"))
         first, last = encoders(block)
         assert np.linalg.norm(last - first) > 0.3, "the flow must have gone somewhere"
         drifts.append(np.linalg.norm(last @ last.T - first @ first.T))
     assert drifts[0] < 0.05
     assert drifts[0] / drifts[1] == pytest.approx(2, rel=0.1)
+    config = small(**options, lr_pred=beta)
+    start = initial_weights(config, World.from_config(config))
+    first, last = encoders(run(config, initial=start._replace(P=block.order.P[0, 0])))
+    assert np.linalg.norm(last @ last.T - first @ first.T) > 10 * drifts[1]
 
 
 def _trace(S_xx, S_px, k, seed, beta, T):

@@ -46,8 +46,8 @@ def test_law_19_a_predictor_that_is_the_gram_matrix_follows_its_closed_form(jaco
     assert np.abs(predicted - t)[live].max() < 5 * beta**2
     assert np.abs(time(lam, jacobian != "straight") - t)[live].max() > 0.3, "the other Jacobian has another law"
     w = s / kappa
+    np.testing.assert_allclose(lam[-1, :2], w[:2], atol=1e-4)  # the third has not had the time
     if jacobian == "straight":
-        np.testing.assert_allclose(lam[-1, :2], w[:2], atol=1e-6)
         logistic = s / (kappa + (s / lam[0] - kappa) * np.exp(-2 * s * t))
         np.testing.assert_allclose(lam, logistic, atol=beta * s.max() / 2)
 
@@ -120,17 +120,17 @@ def test_law_20_unequal_modes_collapse_together_at_the_same_rate():
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("case", ["inside", "small start", "little decay", "C_oo"])
+@pytest.mark.parametrize("case", ["inside", "small start", "little decay", "much decay", "C_oo"])
 def test_law_20_directset_keeps_the_signal_and_drops_the_nuisance(power, case):
     """Wang, Chen, Du and Tian, Theorem 1: b tends to ((1 + sqrt(1 - 4 eta)) / 2)^(1 / (2 power)) where no noise is.
 
     x is white in d dimensions, views add noise in two of them, B = delta I at the start; for 1 / (4 (1 + sigma^2)) <
-    eta < 1/4 and delta^(2 power) > (1 - sqrt(1 - 4 eta)) / 2. Outside either all dies, or the noisy directions live; of
-    C_oo in place of B B^T the noisy ones that live are smaller by the root of kappa = 2, clean ones as they were.
+    eta < 1/4 and delta^(2 power) > (1 - sqrt(1 - 4 eta)) / 2. Outside either all dies, or the noisy directions live;
+    of C_oo in place of B B^T the noisy ones that live are smaller by the root of kappa = 2, clean ones as they were.
     """
     d, noise = 4, np.array([0.0, 0.0, 1.0, 1.0])
-    eta = 0.1 if case in ("little decay", "C_oo") else 0.2
-    root = np.sqrt(1 - 4 * eta)
+    eta = {"little decay": 0.1, "C_oo": 0.1, "much decay": 0.3}.get(case, 0.2)
+    root = np.sqrt(max(1 - 4 * eta, 0))
     edge = ((1 - root) / 2) ** (1 / (2 * power))
     delta = 0.9 * edge if case == "small start" else 1.0
     corr: dict[str, Any] = {"pred_corr": "BBT", "lr_enc": 0.1}
@@ -145,5 +145,5 @@ def test_law_20_directset_keeps_the_signal_and_drops_the_nuisance(power, case):
     noisy = float(theory.stable_gain(1.0, 1.0, eta)) ** (1 / (2 * power))
     assert (noisy > 0) == (eta < 1 / (4 * 2))
     noisy = noisy / np.sqrt(2) if case == "C_oo" else noisy
-    expected = np.diag(np.where(noise > 0, noisy, 0.0 if case == "small start" else clean))
+    expected = np.diag(np.where(noise > 0, noisy, 0.0 if case in ("small start", "much decay") else clean))
     np.testing.assert_allclose(B, expected, atol=1e-5)

@@ -1,10 +1,9 @@
 """In worlds of every kind and at every width the moments sampler has the law of explicit sampling.
 
-As `test_moments_law.py`: 3,000 seeds of the program, 10 steps each, against 3,000 explicit trainings that are written
-here in NumPy. Pairs (x, x+) are drawn from a root of the joint covariance (2d, 2d), which is put together here from
-its blocks, so nothing of the program's loadings enters. Settings and statistics were fixed in advance and the seeds are
-fixed; over seeds this file raises a false alarm with probability 1 % (two-sample Kolmogorov-Smirnov, Bonferroni over
-all comparisons).
+As `test_moments_law.py`: 3,000 seeds of the program, 10 steps each, against 3,000 explicit trainings. Pairs (x, x+)
+are drawn from a root of the joint covariance (2d, 2d), which is put together from its blocks, so nothing of the
+program's loadings enters. Settings and statistics were fixed in advance and the seeds are fixed; over seeds this file
+raises a false alarm with probability 1 % (two-sample Kolmogorov-Smirnov, Bonferroni over all comparisons).
 """
 
 from __future__ import annotations
@@ -13,24 +12,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import ensembles
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp
+from ensembles import Ends, Explicit, general_start, joint, joint_of_options, pairs, smallest_p
 
-from byolsim.backends import get_backend
 from byolsim.config.run import RunConfig
 from byolsim.draws import streams
-from byolsim.model.encoder import Start
 from byolsim.model.world import World
 
-BACKEND = "numba"
 SEEDS = 3000
-STATISTICS = (
-    "loss", "Hmax", "gap", "norm of P", "P[0, 0]", "P[-1, 0]", "b_o[0, 0]", "tr b_o b_t^T", "tr L_o L_o^T",
-    "tr L_t L_t^T", "energy of the first mode", "energy of the last mode",
-)  # fmt: skip
+STATISTICS = (*ensembles.STATISTICS, "energy of the first mode", "energy of the last mode")
 COMMON: dict[str, Any] = {
-    "backend": BACKEND, "sampler": "moments", "epochs": 10, "log_every": 10, "auto_every": 5, "ema_m": 0.8,
+    "backend": "numba", "sampler": "moments", "epochs": 10, "log_every": 10, "auto_every": 5, "ema_m": 0.8,
     "sigma_n": 0.8, "mixing": "gaussian", "mom_pred": 0.0, "mom_enc": 0.0, "lr_pred": 0.1, "lr_enc": 0.08,
     "auto_alpha_c": 0.0, "auto_beta_c": 0.0,
 }  # fmt: skip
@@ -75,9 +69,6 @@ CASES = {
     "moments, q=d": Case({"d_embed": 3, "batch_size": 2, "d_obs": 4}, (4, 4, 0.0, 0.0), ("direct",)),
     "moments, k>d-q": Case({"d_embed": 3, "batch_size": 4, "d_obs": 5}, (3, 3, 0.9, 0.5), ("direct",)),
 }  # fmt: skip
-QUICK = ("correlation", "moments")
-"""What CI has time for, a few seconds each; all others are slow."""
-
 ALARM = 0.01 / (len(STATISTICS) * sum(len(case.forms) for case in CASES.values()))
 
 
@@ -111,84 +102,24 @@ def setting(name: str, form: str, folder, **changed: Any) -> tuple[RunConfig, Wo
         return config, world, joint(inside[0] + sigma**2 * Pi, inside[1], inside[2] + sigma_plus**2 * Pi)
     config = RunConfig(**options)
     world = World.from_config(config)
-    A, lam = world.A[:, : config.d_latent], numbers(options["latent_spectrum"])
-    N, nu = world.A[:, config.d_latent :], numbers(options.get("nuisance_spectrum", ""))
-    rho = numbers(options.get("correlation", "")) if "correlation" in options else np.ones(len(lam))
-    both = A * lam @ A.T + N * nu @ N.T
-    sigma, sigma_plus = options["sigma_n"], options.get("sigma_n_target", options["sigma_n"])
-    return config, world, joint(both + sigma**2 * np.eye(d), A * (lam * rho) @ A.T, both + sigma_plus**2 * np.eye(d))
+    return config, world, joint_of_options(config, world)
 
 
-def numbers(text: str) -> np.ndarray:
-    return np.array([float(v) for v in text.split(",") if v])
-
-
-def joint(xx: np.ndarray, px: np.ndarray, pp: np.ndarray) -> np.ndarray:
-    return np.block([[xx, px.T], [px, pp]])
-
-
-def start(config: RunConfig) -> Start:
-    """One start of all runs, in general position, with the target apart from the encoder and momentum."""
-    rng = np.random.default_rng(99)
-    k, d = config.k, config.d_obs
-    P, B = 0.5 * np.eye(k) + 0.2 * rng.normal(size=(k, k)), rng.normal(size=(3, k, d)) / np.sqrt(d)
-    return Start(P, 0.1 * rng.normal(size=(k, k)), B[0], 0.1 * B[1], 0.8 * B[0] + 0.4 * B[2])
+def statistics(ends: Ends, world: World) -> np.ndarray:
+    """One column for each of `STATISTICS`."""
+    energies = ((ends.b_o @ (world.S_root @ world.directions)) ** 2).sum(axis=1)
+    return ensembles.statistics(ends, energies[:, 0], energies[:, -1])
 
 
 def program(config: RunConfig, world: World) -> np.ndarray:
     """Statistics (SEEDS, len(STATISTICS)) of runs of the program."""
-    backend, initial, values = get_backend(BACKEND), start(config), []
-    for seed in range(SEEDS):
-        member = config.model_copy(update={"seed": seed})
-        (block,) = backend.simulate(world, [member], lambda epochs: None, initial)
-        state = {name: getattr(block.order, name)[:, -1] for name in ("P", "b_o", "L_o", "b_t", "L_t", "gap")}
-        values.append(statistics(world, *(block.steps[name][:, -1] for name in ("loss", "Hmax")), **state)[0])
-    return np.array(values)
-
-
-def statistics(world, loss, H, P, b_o, L_o, b_t, L_t, gap):
-    """One column for each of `STATISTICS`, of stacked states; L_o and L_t may be any factors of the outside parts."""
-    modes = b_o @ (world.S_root @ world.directions)
-    columns = (
-        loss, H, gap, np.linalg.norm(P, axis=(1, 2)), P[:, 0, 0], P[:, -1, 0], b_o[:, 0, 0],
-        (b_o * b_t).sum(axis=(1, 2)), (L_o**2).sum(axis=(1, 2)), (L_t**2).sum(axis=(1, 2)),
-        (modes[:, :, 0] ** 2).sum(axis=1), (modes[:, :, -1] ** 2).sum(axis=1),
-    )  # fmt: skip
-    values = np.stack(columns, axis=1)
-    return np.where(np.abs(values) < 1e-12, 0.0, values)  # rounding, where there is nothing outside or no such mode
+    return statistics(ensembles.program(config, world, general_start(config), SEEDS), world)
 
 
 def explicit(config: RunConfig, world: World, covariance: np.ndarray) -> np.ndarray:
-    """The same statistics with every pair of views drawn, SEEDS runs at once."""
-    rng = np.random.default_rng(1234)
-    values, U = np.linalg.eigh(covariance)
-    assert values[0] > -1e-9 * values[-1]
-    root = U * np.sqrt(np.maximum(values, 0))
-    d, n, eta = config.d_obs, config.batch_size, config.weight_decay
-    P, V_P, B_o, V_B, B_t = (np.tile(M, (SEEDS, 1, 1)) for M in start(config)[:5])
-    average, vector = np.zeros_like(P), np.full((SEEDS, config.k, 1), config.k**-0.5)
-    for t in range(1, config.epochs + 1):
-        pairs = root @ rng.normal(size=(SEEDS, 2 * d, n))
-        x, x_plus = pairs[:, :d], pairs[:, d:]
-        z = B_o @ x
-        delta = P @ z - B_t @ x_plus
-        loss = 0.5 * (delta**2).sum(axis=(1, 2)) / n
-        G = delta @ x.transpose(0, 2, 1) / n
-        if (t - 1) % config.auto_every == 0:
-            tick = (t - 1) // config.auto_every + 1
-            average = 0.9 * average + 0.1 * z @ z.transpose(0, 2, 1) / n
-            for _ in range(100 if tick == 1 else config.power_iters):
-                image = average @ vector
-                vector = image / np.linalg.norm(image, axis=1, keepdims=True)
-            H = (vector * (average @ vector)).sum(axis=(1, 2)) / (1 - 0.9**tick)
-        grad_P, grad_B = G @ B_o.transpose(0, 2, 1) + eta * P, P.transpose(0, 2, 1) @ G + eta * B_o
-        V_P = config.mom_pred * V_P + grad_P
-        V_B = config.mom_enc * V_B + grad_B
-        P, B_o = P - config.lr_pred * V_P, B_o - config.lr_enc * V_B
-        B_t = (1 - config.tau) * B_t + config.tau * B_o
-    outside = np.eye(d) - world.Q @ world.Q.T
-    gap = np.linalg.norm(B_o - B_t, axis=(1, 2))
-    return statistics(world, loss, H, P, B_o @ world.Q, B_o @ outside, B_t @ world.Q, B_t @ outside, gap)
+    """The same statistics with every pair of views drawn."""
+    draw = pairs(covariance, config.batch_size, SEEDS)
+    return statistics(Explicit(config, general_start(config), draw).ends(world.Q), world)
 
 
 @pytest.fixture(scope="module")
@@ -197,31 +128,13 @@ def explicit_sample(folder):
     return cache(lambda name: explicit(*setting(name, CASES[name].forms[0], folder)))
 
 
-def smallest_p(left: np.ndarray, right: np.ndarray) -> tuple[float, str]:
-    """The smallest p-value over the statistics, and whose it is."""
-    return min(
-        (1.0 if np.array_equal(a, b) else float(ks_2samp(a, b).pvalue), name)
-        for a, b, name in zip(left.T, right.T, STATISTICS, strict=True)
-    )
-
-
-def comparisons() -> list[Any]:
-    """Every case in each of its forms."""
-    return [
-        pytest.param(name, form, marks=() if name in QUICK else pytest.mark.slow)
-        for name, case in CASES.items()
-        for form in case.forms
-    ]
-
-
-@pytest.mark.parametrize(("name", "form"), comparisons())
+@pytest.mark.parametrize(("name", "form"), [(name, form) for name, case in CASES.items() for form in case.forms])
 def test_same_law_as_explicit_sampling(explicit_sample, folder, name, form):
     config, world, _ = setting(name, form, folder)
-    p, statistic = smallest_p(program(config, world), explicit_sample(name))
+    p, statistic = smallest_p(program(config, world), explicit_sample(name), STATISTICS)
     assert p > ALARM, f"{statistic}: p = {p:.1e}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["direct", "reduced"])
 @pytest.mark.parametrize("name", ["clean target", "noisier target"])
 def test_the_noise_of_the_target_in_the_online_view_is_caught(explicit_sample, folder, name, form):
@@ -229,20 +142,19 @@ def test_the_noise_of_the_target_in_the_online_view_is_caught(explicit_sample, f
     swapped = World.from_config(
         config.model_copy(update={"sigma_n": config.sigma_n_target, "sigma_n_target": config.sigma_n})
     )
-    assert smallest_p(program(config, swapped), explicit_sample(name))[0] < ALARM
+    assert smallest_p(program(config, swapped), explicit_sample(name), STATISTICS)[0] < ALARM
 
 
 @pytest.mark.parametrize("form", ["direct", "reduced"])
 def test_a_correlation_that_is_squared_is_caught(explicit_sample, folder, form):
     config, _, _ = setting("correlation", form, folder)
     squared = World.from_config(config.model_copy(update={"correlation": "0.64,0.25,1.0"}))
-    assert smallest_p(program(config, squared), explicit_sample("correlation"))[0] < ALARM
+    assert smallest_p(program(config, squared), explicit_sample("correlation"), STATISTICS)[0] < ALARM
 
 
 DEGREES = streams.MomentsKey.degrees
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form", "off"),
     [("k>r", "direct", (1, 0)), ("k>r", "reduced", (1, 0)), ("k=1", "reduced", (0, 1)), ("moments", "direct", (-1, 0))],
@@ -257,7 +169,7 @@ def test_a_degree_of_freedom_off_is_caught(explicit_sample, folder, monkeypatch,
         return np.maximum(on_W + off[0], 1), fresh + off[1]
 
     monkeypatch.setattr(streams.MomentsKey, "degrees", property(wrong))
-    assert smallest_p(program(config, world), explicit_sample(name))[0] < ALARM
+    assert smallest_p(program(config, world), explicit_sample(name), STATISTICS)[0] < ALARM
 
 
 def test_a_hole_that_is_filled_with_noise_is_caught(explicit_sample, folder):
@@ -265,4 +177,4 @@ def test_a_hole_that_is_filled_with_noise_is_caught(explicit_sample, folder):
     config, world, covariance = setting("moments", "direct", folder)
     hole, d = world.Q @ world.Q.T, config.d_obs
     noise = np.block([[world.sigma**2 * hole, np.zeros((d, d))], [np.zeros((d, d)), world.noise_plus**2 * hole]])
-    assert smallest_p(explicit(config, world, covariance + noise), explicit_sample("moments"))[0] < ALARM
+    assert smallest_p(explicit(config, world, covariance + noise), explicit_sample("moments"), STATISTICS)[0] < ALARM
