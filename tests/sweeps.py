@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +56,11 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.005)
+
+
+def complaints(err: str) -> str:
+    """What a command said on stderr beside its progress, of which it speaks where a machine takes long."""
+    return "".join(line for line in err.splitlines(keepends=True) if not re.match(r"byolsim \w+: \d+% of ", line))
 
 
 def files(folder: Path) -> list[Path]:

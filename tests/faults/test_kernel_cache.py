@@ -184,7 +184,9 @@ def test_whatever_a_kernel_takes_from_another_file_names_the_folder():
                 found = function.__globals__.get(name)
                 of = getattr(found, "__module__", None) or home(module, name)
                 if of is not None and of.startswith("byolsim."):
-                    file = PACKAGE.joinpath(*of.split(".")[1:]).with_suffix(".py")
+                    module_or_room = PACKAGE.joinpath(*of.split(".")[1:])
+                    is_room = module_or_room.is_dir()
+                    file = module_or_room / "__init__.py" if is_room else module_or_room.with_suffix(".py")
                     assert file in hashed, f"{function.__name__} of {path.name} takes {name} from {of}"
 
 

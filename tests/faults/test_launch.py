@@ -333,8 +333,8 @@ def test_a_damaged_file_with_the_runs_own_name_is_replaced(tmp_path):
 
 
 def test_bad_sweeps_write_nothing(config, tmp_path):
-    with pytest.raises(UserError, match="pred_rule = optimal is not part"):
-        launch.sweep(SweepConfig(**GRID, pred_rule="optimal"), tmp_path / "new")
+    with pytest.raises(UserError, match="device = 'cuda' belongs to backend"):
+        launch.sweep(SweepConfig(**(GRID | {"backend": "numba", "device": "cuda"})), tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
 

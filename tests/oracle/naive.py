@@ -261,7 +261,8 @@ def mean_square_cap(mu: float, C: Array, n: int) -> float:
 
     g = (1.0 - mu) / (1.0 + mu) + 1.0 / n
     pole = 2.0 * (1.0 - mu) / g
-    return 0.5 * brentq(excess, 0.0, pole * (1.0 - 1e-14), xtol=1e-300, rtol=1e-15) / float(c.max())
+    root = float(brentq(excess, 0.0, pole * (1.0 - 1e-14), xtol=1e-300, rtol=1e-15))
+    return 0.5 * root / float(c.max())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
