@@ -142,7 +142,10 @@ class Shared(Frozen):
         ability=True,
     )
     lr_schedule: Annotated[Literal["constant", "cosine"] | None, AfterValidator(_null_at("constant"))] = hyper(
-        None, "factor on both rates after the warm-up: none, or (1 + cos(pi t / T)) / 2", per_run=True, ability=True
+        None,
+        "factor on both rates after w steps of warm-up: none, or (1 + cos(pi (t - w) / (T - w))) / 2",
+        per_run=True,
+        ability=True,
     )
     warmup: Annotated[int, Field(ge=0, lt=2**63), AfterValidator(_null_at(0))] | None = hyper(
         None, "steps in which both rates grow to their value, as t / warmup (0)", per_run=True, ability=True
@@ -267,10 +270,12 @@ class Shared(Frozen):
         of_rules=SPECTRAL,
     )
     pred_corr_rate: Annotated[float, Field(gt=0, le=1)] | None = hyper(
-        None, "rate of that average (0.3)", of_rules=SPECTRAL
+        None, "weight of the newest in that average (0.3); DirectPred's rho is 1 - it", of_rules=SPECTRAL
     )
     pred_every: Annotated[Period, AfterValidator(_null_at(1))] | None = hyper(
-        None, "steps between two settings of the predictor (1)", of_rules=("optimal", *SPECTRAL)
+        None,
+        "spectral rules and optimal: steps between two settings of the predictor (1)",
+        of_rules=("optimal", *SPECTRAL),
     )
     pred_symmetric: Annotated[bool | None, AfterValidator(_null_at(False))] = hyper(
         None,

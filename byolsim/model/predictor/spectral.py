@@ -14,7 +14,7 @@ CONSTANTS = {"directpred": (0.5, 0.1), "directcopy": (1.0, 0.0), "spectral": (0.
 """(power a, eps) of the rules."""
 
 RATE = 0.3
-"""Rate of the moving average of F."""
+"""Rate of the moving average of F. (That of Tian, Chen and Ganguli is 0.7: their rho = 0.3 weighs the old average.)"""
 
 
 class Average(NamedTuple):
